@@ -1,0 +1,58 @@
+package model
+
+import "fmt"
+
+// Kind says what sort of Problem it is; HTTP and gRPC map it to a code.
+type Kind uint8
+
+// The kinds of problems.
+const (
+	Invalid     Kind = iota // the input itself is wrong
+	Conflict                // another owner has it
+	NotFound                // it names what is not there
+	Refused                 // it is well formed, and not allowed
+	Unavailable             // it may work later
+)
+
+var kinds = [...]string{"invalid", "conflict", "not-found", "refused", "unavailable"}
+
+func (k Kind) String() string { return name(kinds[:], k) }
+
+// MarshalText gives the kind's name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the kind's name.
+func (k *Kind) UnmarshalText(b []byte) error { return unname(kinds[:], k, b) }
+
+// Problem is the one error an outsider sees: a node, a template, a flag, a certificate. Reason says what is wrong, Mend what
+// to do about it.
+type Problem struct {
+	Kind   Kind   `json:"kind"`
+	Owner  Owner  `json:"owner"`
+	Reason string `json:"reason"`
+	Mend   string `json:"mend,omitempty"`
+}
+
+func (p Problem) Error() string {
+	if p.Mend == "" {
+		return p.Reason
+	}
+	return p.Reason + "; " + p.Mend
+}
+
+func name[T ~uint8](names []string, v T) string {
+	if int(v) < len(names) {
+		return names[v]
+	}
+	return fmt.Sprintf("unknown(%d)", uint8(v))
+}
+
+func unname[T ~uint8](names []string, v *T, text []byte) error {
+	for i, n := range names {
+		if n == string(text) {
+			*v = T(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown name %q", text)
+}

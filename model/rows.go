@@ -1,0 +1,160 @@
+package model
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+// Owner is whom a Problem names and a quarantine leaves out: one flag, node, container, pool or pod.
+type Owner struct {
+	Source string `json:"source"`
+	Name   string `json:"name"`
+}
+
+func (o Owner) String() string { return o.Source + " " + o.Name }
+
+// Less orders owners by source, then by name.
+func (o Owner) Less(p Owner) bool {
+	if o.Source != p.Source {
+		return o.Source < p.Source
+	}
+	return o.Name < p.Name
+}
+
+// Rows are the tables of the model: routes name services, servers name services.
+type Rows struct {
+	Listeners []Listener `json:"listeners,omitempty"`
+	Routes    []Route    `json:"routes,omitempty"`
+	Services  []Service  `json:"services,omitempty"`
+	Servers   []Server   `json:"servers,omitempty"`
+}
+
+// Offer is everything one owner asks for; it is accepted whole or left out whole.
+type Offer struct {
+	Owner  Owner     `json:"owner"`
+	Since  time.Time `json:"since"`  // in a conflict the older stays, ties go by Owner
+	Yields bool      `json:"yields"` // a default nobody asked for: loses every conflict
+	Rows
+}
+
+// Snapshot is the whole truth of one source, storable as JSON.
+type Snapshot struct {
+	Source   string    `json:"source"`
+	Offers   []Offer   `json:"offers"`
+	Problems []Problem `json:"problems,omitempty"` // owners that could not be read at all
+}
+
+// Bind is an address to listen on. Without IP it means all addresses of both families.
+type Bind struct {
+	IP   netip.Addr `json:"ip"`
+	Port uint16     `json:"port"`
+}
+
+// String gives HOST:PORT, or :PORT for all addresses.
+func (b Bind) String() string {
+	if !b.IP.IsValid() {
+		return ":" + strconv.Itoa(int(b.Port))
+	}
+	return netip.AddrPortFrom(b.IP, b.Port).String()
+}
+
+// Overlaps reports whether one connection could arrive at both.
+func (b Bind) Overlaps(c Bind) bool {
+	if b.Port != c.Port {
+		return false
+	}
+	if !b.IP.IsValid() || !c.IP.IsValid() || b.IP == c.IP {
+		return true
+	}
+	// [::] accepts both families, 0.0.0.0 only its own.
+	wild := func(x, y netip.Addr) bool { return x.IsUnspecified() && (x.Is6() || y.Is4()) }
+	return wild(b.IP, c.IP) || wild(c.IP, b.IP)
+}
+
+func (b Bind) compare(c Bind) int {
+	if n := b.IP.Compare(c.IP); n != 0 {
+		return n
+	}
+	return int(b.Port) - int(c.Port)
+}
+
+// Listener is a port that accepts clients; its key is Bind. Offers that name one Bind must agree on the rest; certificates
+// stand in routes, so they can differ.
+type Listener struct {
+	Bind           Bind           `json:"bind"`
+	TLS            bool           `json:"tls,omitempty"`
+	Management     bool           `json:"management,omitempty"` // the known paths below /1/lb/ go to fnlb
+	ClientTimeout  time.Duration  `json:"client_timeout"`       // inactivity of a client during a request or an answer
+	TrustedProxies []netip.Prefix `json:"trusted_proxies,omitempty"`
+}
+
+// Route leads from a listener to a service; its key is Bind: it takes every request of its listener.
+type Route struct {
+	Bind    Bind   `json:"bind"`
+	Service string `json:"service"`
+	Cert    string `json:"cert,omitempty"` // name of the certificate in the run directory; needs a listener with TLS
+}
+
+// Service is a set of servers under one policy, HAProxy's backend of that name. Its key is Name, which must pass ValidName.
+type Service struct {
+	Name          string   `json:"name"`
+	BalanceFactor uint16   `json:"balance_factor,omitempty"` // hash-balance-factor in percent, above 100; 0 off
+	MaxConn       uint32   `json:"max_conn,omitempty"`       // concurrent requests a server takes; 0 no limit
+	Check         Check    `json:"check"`
+	Timeouts      Timeouts `json:"timeouts"`
+}
+
+// Timeouts are those of the server's side, HAProxy's timeout connect, server and queue.
+type Timeouts struct {
+	Connect time.Duration `json:"connect"`
+	Server  time.Duration `json:"server"`
+	Queue   time.Duration `json:"queue"`
+}
+
+// Server is one address of a service. Its key is Service and Name: the name is the identity (a container's, a node's), the
+// address is not.
+type Server struct {
+	Service string     `json:"service"`
+	Name    string     `json:"name"` // must pass ValidName
+	IP      netip.Addr `json:"ip"`   // invalid where Host is set and not resolved yet
+	Host    string     `json:"host,omitempty"`
+	Port    uint16     `json:"port"`
+	Owner   Owner      `json:"owner"` // set by Merge
+}
+
+// Addr is where the server listens; it is not valid while its Host is not resolved.
+func (s Server) Addr() netip.AddrPort { return netip.AddrPortFrom(s.IP, s.Port) }
+
+// Key is the server's identity.
+func (s Server) Key() ServerKey { return ServerKey{s.Service, s.Name} }
+
+// ServerKey is the identity of a server.
+type ServerKey struct{ Service, Name string }
+
+// Check is one health-check rule with two renderings (package check): our probe and HAProxy's directives.
+type Check struct {
+	Interval   time.Duration `json:"interval"`
+	Timeout    time.Duration `json:"timeout"`
+	Rise       uint8         `json:"rise"` // consecutive successes that bring a server up
+	Fall       uint8         `json:"fall"` // consecutive failures that take it down
+	Path       string        `json:"path"`
+	MinVersion string        `json:"min_version,omitempty"` // least semantic version in the JSON body; empty: any 2xx or 3xx passes
+}
+
+// ValidName reports whether s may stand as a name in HAProxy's text: letters, digits and _ . : - as in HAProxy's
+// configuration manual, section 2.1 (proxy and server names), at most 255 of them.
+func ValidName(s string) bool {
+	if s == "" || len(s) > 255 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '.', c == ':', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}

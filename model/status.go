@@ -1,0 +1,101 @@
+package model
+
+import "time"
+
+// Health is what was found about a server.
+type Health uint8
+
+// The states of a server's health.
+const (
+	Pending     Health = iota // not admitted yet: no probe of ours has passed
+	Up                        // takes requests
+	Down                      // its checks fail
+	Maintenance               // taken out on purpose
+)
+
+var healths = [...]string{"pending", "up", "down", "maintenance"}
+
+func (h Health) String() string { return name(healths[:], h) }
+
+// MarshalText gives the state's name.
+func (h Health) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads the state's name.
+func (h *Health) UnmarshalText(b []byte) error { return unname(healths[:], h, b) }
+
+// ServerStatus joins a server of the State with what HAProxy and our probe found.
+type ServerStatus struct {
+	Service   string    `json:"service"`
+	Name      string    `json:"name"`
+	Address   string    `json:"address,omitempty"` // IP:port, empty while the name is not resolved
+	Owner     Owner     `json:"owner"`
+	Health    Health    `json:"health"`
+	Since     time.Time `json:"since"`
+	LastCheck string    `json:"last_check,omitempty"` // printable, at most 200 bytes
+	Mend      string    `json:"mend,omitempty"`       // which flag to change, where the server can never pass
+}
+
+// Method is how an apply reached HAProxy.
+type Method string
+
+// The methods of an apply.
+const (
+	Start  Method = "start"
+	Reload Method = "reload"
+	Noop   Method = "noop" // the new State gives the text in force
+)
+
+// Apply is one change of what HAProxy does, or an attempt.
+type Apply struct {
+	Revision uint64    `json:"revision"`
+	At       time.Time `json:"at"`
+	Method   Method    `json:"method"`
+	Reasons  []string  `json:"reasons"`
+	Millis   float64   `json:"ms"`
+	Worker   int       `json:"worker,omitempty"` // pid that confirmed it
+	Error    string    `json:"error,omitempty"`  // why it was refused; what was in force stays
+}
+
+// Phase is where the balancer stands in its life.
+type Phase string
+
+// The phases.
+const (
+	Starting Phase = "starting" // HAProxy has not run an accepted configuration yet
+	Serving  Phase = "serving"
+	Broken   Phase = "broken" // HAProxy died and is being started again
+	Stopping Phase = "stopping"
+)
+
+// HAProxyStatus describes the running HAProxy.
+type HAProxyStatus struct {
+	Version    string    `json:"version"`
+	Master     int       `json:"master_pid"`
+	Worker     int       `json:"worker_pid"`
+	OldWorkers int       `json:"old_workers"` // workers of earlier configurations that still finish requests
+	MaxConn    int       `json:"maxconn"`
+	Started    time.Time `json:"started"`
+	Restarts   uint64    `json:"restarts"`
+}
+
+// SourceStatus says whether a source can see its world; while it cannot, its last truth stays.
+type SourceStatus struct {
+	Name   string `json:"name"`
+	Up     bool   `json:"up"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Status is everything a person may want to know, composed by app from what the supervisor and the Collector publish. It is
+// the body of /1/lb/status. Lists are sorted.
+type Status struct {
+	Version   string         `json:"version"`
+	Phase     Phase          `json:"phase"`
+	HAProxy   HAProxyStatus  `json:"haproxy"`
+	Wanted    uint64         `json:"revision_wanted"`
+	Applied   uint64         `json:"revision_applied"`
+	LastApply *Apply         `json:"last_apply,omitempty"`
+	Degraded  []string       `json:"degraded"`
+	Sources   []SourceStatus `json:"sources"`
+	Servers   []ServerStatus `json:"servers"`
+	Problems  []Problem      `json:"problems"`
+}
