@@ -1,0 +1,100 @@
+package conf
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+)
+
+// Columns of `show servers state`, format version 1 (management manual 9.3); the same in 2.6, 3.0 and 3.2.
+const (
+	colBackend  = 1
+	colServerID = 2
+	colServer   = 3
+	colAddr     = 4
+	colOp       = 5 // first of the numbers that end with srv_f_forced_id
+	colForced   = 16
+	colFQDN     = 17
+	colPort     = 18
+	colRequired = 20 // this many columns must be there; what follows is optional
+)
+
+// RewriteState turns the reply to `show servers state` into a server-state file that fits the text t, so that a reload to t
+// keeps what checks and people have found out about the servers, and nothing else.
+//
+// HAProxy lets the file beat the text for addresses, ports, TLS, and check and agent addresses. Here the text has to win: lines
+// of servers that t does not have are dropped, address, port and id are those of t, and the optional columns from srv_use_ssl on are left
+// out. The weight stays, because HAProxy keeps the running weight only while the configured one is the same. Lines that HAProxy
+// could not read are dropped too: one of them would make it ignore the whole file.
+//
+// The result is nil for another format version: no state is better than a wrong one.
+func RewriteState(state []byte, t Text) []byte {
+	first, rest, _ := bytes.Cut(state, []byte{'\n'})
+	if string(first) != "1" {
+		return nil
+	}
+	type key struct{ backend, server string }
+	servers := map[key]Server{}
+	for _, s := range t.Servers() {
+		servers[key{s.Backend, s.Name}] = s
+	}
+	out := append(make([]byte, 0, len(state)), "1\n"...)
+	for line := range strings.Lines(string(rest)) {
+		if strings.HasPrefix(line, "#") {
+			out = append(out, strings.TrimRight(line, "\r\n")+"\n"...)
+			continue
+		}
+		cols := strings.Fields(line)
+		if len(cols) < colRequired || !numbers(cols[colOp:colForced+1]) || !strings.HasSuffix(line, "\n") {
+			continue
+		}
+		s, known := servers[key{cols[colBackend], cols[colServer]}]
+		if !known || !place(cols, s) {
+			continue
+		}
+		delete(servers, key{s.Backend, s.Name}) // once only
+		out = append(out, strings.Join(cols[:colRequired], " ")+"\n"...)
+	}
+	return out
+}
+
+// place writes where s is into the columns, and reports whether that is known.
+func place(cols []string, s Server) bool {
+	if s.ID != 0 {
+		cols[colServerID] = strconv.FormatUint(uint64(s.ID), 10)
+	}
+	if s.Addr.IsValid() {
+		cols[colAddr], cols[colFQDN], cols[colPort] = s.Addr.Addr().String(), "-", strconv.Itoa(int(s.Addr.Port()))
+		return true
+	}
+	a := parseAddress(s.Raw)
+	switch {
+	case strings.Contains(s.Raw, "$"):
+		return false // HAProxy's secret
+	case !a.stream:
+		cols[colAddr], cols[colFQDN], cols[colPort] = "-", "-", "0"
+		return true
+	}
+	port, err := strconv.ParseUint("0"+strings.TrimPrefix(a.port, "+"), 10, 16) // none, or relative to the client's
+	if err != nil {
+		return false
+	}
+	cols[colPort] = strconv.FormatUint(port, 10)
+	switch {
+	case a.ip.IsValid():
+		cols[colAddr], cols[colFQDN] = a.ip.String(), "-"
+	case cols[colFQDN] != a.host: // another name: what the old one resolved to is of no use
+		cols[colAddr], cols[colFQDN] = "-", a.host
+	}
+	return true
+}
+
+// numbers reports whether all are whole numbers.
+func numbers(cols []string) bool {
+	for _, c := range cols {
+		if _, err := strconv.ParseInt(c, 10, 64); err != nil {
+			return false
+		}
+	}
+	return true
+}
