@@ -124,7 +124,7 @@ func (p Policy) Check(at netip.AddrPort) error {
 	switch {
 	case ip.IsUnspecified():
 		return fmt.Errorf("%s is the unspecified address; name the node's own", at)
-	case ip.IsLinkLocalUnicast(), ip.IsLinkLocalMulticast():
+	case ip.IsLinkLocalUnicast():
 		return fmt.Errorf("%s is a link-local address, where clouds keep their metadata; use another address of the node", at)
 	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("%s is a multicast or broadcast address; name one node", at)

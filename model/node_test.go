@@ -86,7 +86,7 @@ func TestPolicy(t *testing.T) {
 		{Policy{}, "169.254.169.254:80", "link-local"},
 		{Policy{}, "[::ffff:169.254.169.254]:80", "link-local"},
 		{Policy{}, "[fe80::1]:80", "link-local"},
-		{Policy{}, "224.0.0.1:80", "link-local"},
+		{Policy{}, "224.0.0.1:80", "multicast"},
 		{Policy{}, "239.1.1.1:80", "multicast"},
 		{Policy{}, "255.255.255.255:80", "broadcast"},
 		{Policy{}, "[ff05::1]:80", "multicast"},

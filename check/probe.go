@@ -1,0 +1,256 @@
+package check
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fnlb/fnlb/model"
+)
+
+// buffer is HAProxy's tune.bufsize by default: of a larger answer it sees the beginning alone.
+const buffer = 16 << 10
+
+// maxReason is the longest Reason in bytes.
+const maxReason = 200
+
+// Result is what one probe found.
+type Result struct {
+	OK     bool
+	Reason string // what came back, in printable ASCII, at most 200 bytes
+	Mend   string // what to change, where the node answers but can never pass this rule
+	Final  bool   // the node answered, and will answer the same until somebody changes something
+}
+
+// Prober probes servers as HAProxy would. It is safe for concurrent use.
+type Prober struct {
+	mu      sync.Mutex
+	version string // the least version of pattern
+	pattern *regexp.Regexp
+}
+
+// NewProber gives a Prober.
+func NewProber() *Prober { return &Prober{} }
+
+// Probe asks the server at that address once, with the server's name as Host: one connection, no redirects, no proxies. Times
+// are counted as HAProxy counts them: connecting may take the interval, the answer the timeout from then on.
+func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort, server string) Result {
+	if err := Validate(rule); err != nil {
+		return no(err.Error())
+	}
+	pattern, err := p.compiled(rule.MinVersion)
+	if err != nil {
+		return no(err.Error())
+	}
+	dialer := net.Dialer{Timeout: rule.Interval, KeepAlive: -1}
+	conn, err := dialer.DialContext(ctx, "tcp", at.String())
+	if err != nil {
+		return no(connectReason(at, rule.Interval, err))
+	}
+	defer conn.Close() //nolint:errcheck // the answer has been read, or the reason is known
+	stop := context.AfterFunc(ctx, func() {
+		conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // fails only on a closed connection
+	})
+	defer stop()
+	if err := conn.SetDeadline(time.Now().Add(rule.Timeout)); err != nil {
+		return no(err.Error())
+	}
+	if ctx.Err() != nil { // it may have ended before the deadline was set
+		return no("the probe was stopped")
+	}
+	got, err := ask(conn, rule.Path, hostOf(server), pattern)
+	if err != nil {
+		if ctx.Err() != nil {
+			return no("the probe was stopped")
+		}
+		return no(answerReason(rule, err))
+	}
+	return judge(rule, pattern, got)
+}
+
+func (p *Prober) compiled(version string) (*regexp.Regexp, error) {
+	if version == "" {
+		return nil, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pattern != nil && p.version == version {
+		return p.pattern, nil
+	}
+	text, err := VersionPattern(version)
+	if err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile(text)
+	if err != nil {
+		return nil, fmt.Errorf("least version %s: %w", version, err)
+	}
+	p.version, p.pattern = version, re
+	return re, nil
+}
+
+// answer is as much of a response as the rule looks at.
+type answer struct {
+	status int
+	body   []byte
+}
+
+// ask sends the same request as HAProxy and reads the answer as HAProxy does (tried, versions 2.6 to 3.2): an interim answer
+// counts as the answer, and the body is looked at while it arrives, so that an answer which passes need not be complete.
+func ask(conn net.Conn, path, host string, pattern *regexp.Regexp) (answer, error) {
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n", path, host); err != nil {
+		return answer{}, err
+	}
+	in := &noting{r: conn}
+	left := &io.LimitedReader{R: in, N: buffer}
+	r := bufio.NewReader(left)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return answer{}, cmp.Or(in.err, err)
+	}
+	for name := range resp.Header {
+		if strings.HasSuffix(name, " ") { // net/http lets it pass, HAProxy does not
+			return answer{}, fmt.Errorf("malformed header name %q", name)
+		}
+	}
+	got := answer{status: resp.StatusCode}
+	if pattern == nil && r.Buffered() == 0 {
+		return got, nil // the status alone decides
+	}
+	for part := make([]byte, 4096); ; {
+		n, err := resp.Body.Read(part)
+		got.body = append(got.body, part[:n]...)
+		switch {
+		case pattern == nil && (err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)),
+			pattern != nil && pattern.Match(got.body),
+			errors.Is(err, io.EOF),
+			err != nil && left.N == 0:
+			return got, nil
+		case err != nil:
+			return answer{}, err
+		}
+	}
+}
+
+// noting keeps the error that ended the reading: what was read until then may be malformed because of it.
+type noting struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noting) Read(b []byte) (int, error) {
+	got, err := n.r.Read(b)
+	if err != nil {
+		n.err = err
+	}
+	return got, err
+}
+
+// judge holds the answer against the rule.
+func judge(rule model.Check, pattern *regexp.Regexp, got answer) Result {
+	most := 399
+	if pattern != nil {
+		most = 200
+	}
+	if got.status < 200 || got.status > most {
+		r := no(fmt.Sprintf("GET %s gave status %d %s", clip(rule.Path, 80), got.status, http.StatusText(got.status)))
+		r.Mend = statusMend(got.status)
+		r.Final = r.Mend != ""
+		return r
+	}
+	if pattern == nil || pattern.Match(got.body) {
+		return Result{OK: true, Reason: fmt.Sprintf("status %d", got.status)}
+	}
+	if m := anyVersion.FindSubmatch(got.body); m != nil {
+		found := quote(string(m[1]), 60)
+		if !semantic.Match(m[1]) {
+			return Result{Reason: "its version " + found + " is no semantic version (x.y.z)", Final: true,
+				Mend: "--min-api-version= (empty) accepts any version"}
+		}
+		return Result{Reason: fmt.Sprintf("its version %s is lower than %s", found, rule.MinVersion), Final: true,
+			Mend: "upgrade the node, or set --min-api-version to what it has"}
+	}
+	return Result{
+		Reason: fmt.Sprintf("the body of GET %s holds no {\"version\":\"x.y.z\"}: %s", clip(rule.Path, 60), quote(string(got.body), 80)),
+		Mend:   "set --hc-path to the path that tells the version, or --min-api-version= (empty) to accept any 2xx or 3xx",
+		Final:  true,
+	}
+}
+
+var (
+	anyVersion = regexp.MustCompile(`"version"[[:space:]]*:[[:space:]]*"([^"]*)"`)
+	semantic   = regexp.MustCompile(`^v?(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)([-+][0-9A-Za-z.+-]+)?$`)
+)
+
+// statusMend names the flag to change where the node will not answer otherwise by itself. Server errors, 408, 425 and 429 may
+// pass with time.
+func statusMend(status int) string {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return "set --hc-path to a path that asks for no credentials"
+	case status >= 200 && status < 300:
+		return "set --hc-path to the path that answers with 200 and the version"
+	case status >= 300 && status < 400:
+		return "redirects are not followed: set --hc-path to the path that answers with 200"
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests:
+		return ""
+	case status >= 400 && status < 500:
+		return "set --hc-path to a path that the node has"
+	}
+	return ""
+}
+
+func connectReason(at netip.AddrPort, limit time.Duration, err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "the probe was stopped"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("connection to %s refused", at)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("no connection to %s within %s", at, limit)
+	}
+	return fmt.Sprintf("no connection to %s: %s", at, reason(err))
+}
+
+func answerReason(rule model.Check, err error) string {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("no answer to GET %s within %s (--hc-timeout)", clip(rule.Path, 80), rule.Timeout)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Sprintf("the connection was reset before GET %s was answered", clip(rule.Path, 80))
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return fmt.Sprintf("the answer to GET %s was cut off, or its headers are larger than %d bytes", clip(rule.Path, 80), buffer)
+	}
+	return fmt.Sprintf("the answer to GET %s is no HTTP: %s", clip(rule.Path, 60), reason(err))
+}
+
+// reason is the innermost text of err: the layers of package net repeat the address.
+func reason(err error) string {
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		return sys.Err.Error()
+	}
+	return strings.Trim(quote(err.Error(), 120), `"`)
+}
+
+func no(why string) Result { return Result{Reason: clip(why, maxReason)} }
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n-3] + "..."
+	}
+	return s
+}
