@@ -1,0 +1,332 @@
+package templates
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fnlb/fnlb/check"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/model"
+)
+
+// Data is what a template sees as its dot. The first five fields are those that users' templates of docker-loadbalancer rely
+// on; the built-in template reads the others. Every string is safe to stand as one word through the function quote; those of
+// Publish and Backend are safe without it.
+type Data struct {
+	Services  []Service // one for each listener that leads somewhere, by address and port
+	Stats     string    // "Y" where a statistics page is wanted, else empty
+	StatsPort int       // -1 where it is off
+	PidFile   string
+	SockFile  string
+
+	Process    Process
+	Management Management
+	Listeners  []Listener // HAProxy's frontends, by address and port
+	Pools      []Pool     // HAProxy's backends, by name
+}
+
+// Service is a published port and the servers behind it.
+type Service struct {
+	Publish  Publish
+	Backends []Backend // by name
+}
+
+// Publish is where a service is reached.
+type Publish struct {
+	Port int
+	IP   string // empty: all addresses
+	Ssl  string // PEM file; empty: the port speaks no TLS
+}
+
+// Backend is one server (the word is docker-loadbalancer's).
+type Backend struct {
+	Name string
+	IP   string
+	Port int
+
+	Address string // IP:Port, with brackets where HAProxy needs them
+	ID      int    // explicit id, which is the server's place on the ring of HAProxy before 3.0
+}
+
+// Process is what the whole of HAProxy is.
+type Process struct {
+	User, Group string // empty: HAProxy does not change its identity
+	HardStop    string // hard-stop-after; empty: none
+	StateFile   string // server-state-file; empty: none
+	AccessLog   bool   // log to file descriptor 3
+	TLS         bool   // a listener speaks TLS
+	HashKey     bool   // servers can have hash-key addr-port
+}
+
+// Management is how HAProxy reaches fnlb itself.
+type Management struct {
+	Used   bool     // a listener hands paths over
+	Name   string   // of the backend
+	Socket string   // Unix socket
+	Paths  []string // exact paths
+}
+
+// Listener is one port, HAProxy's frontend.
+type Listener struct {
+	Name           string
+	Binds          []string // addresses as words of a bind line, with their options
+	Cert           string   // PEM file; empty: no TLS
+	Timeout        string   // timeout client
+	Pool           string   // name of its Pool; empty: there is none, and every request gets 503
+	Management     bool     // the management paths go to fnlb
+	TrustedProxies []string // networks whose X-Forwarded-For is believed
+}
+
+// Pool is a set of servers under one policy, HAProxy's backend.
+type Pool struct {
+	Name           string
+	Servers        []Backend
+	Check          [][]string // lines of the backend, as words
+	ServerCheck    []string   // words of its default-server line
+	BalanceFactor  int        // hash-balance-factor; 0: off
+	MaxConn        int        // of each server; 0: no limit
+	TimeoutConnect string
+	TimeoutServer  string
+	TimeoutQueue   string
+	Trusts         bool // a listener that leads here has TrustedProxies
+}
+
+// managementName is the backend of the management API; no service may have it.
+const managementName = "fnlb_management"
+
+// maxTime is the longest time that HAProxy reads (configuration manual, 2.5).
+const maxTime = (1<<31 - 1) * time.Millisecond
+
+// newData turns typed rows into what templates see, and refuses what could mean something else in HAProxy's text.
+func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
+	d := Data{StatsPort: -1, PidFile: g.PidFile, SockFile: g.SockFile}
+	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey()}
+	if g.HardStop != 0 {
+		var err error
+		if d.Process.HardStop, err = duration("hard-stop-after", g.HardStop); err != nil {
+			return Data{}, err
+		}
+	}
+	d.Management = Management{Name: managementName, Socket: g.ManagementSocket, Paths: g.ManagementPaths}
+	index := map[string]int{} // pool by name
+	for _, svc := range s.Services {
+		p, err := newPool(svc)
+		if err != nil {
+			return Data{}, fmt.Errorf("render service %q: %w", svc.Name, err)
+		}
+		if _, twice := index[svc.Name]; twice || svc.Name == managementName {
+			return Data{}, fmt.Errorf("render service %q: the name is taken", svc.Name)
+		}
+		index[svc.Name] = len(d.Pools)
+		d.Pools = append(d.Pools, p)
+	}
+	for _, srv := range s.Servers {
+		at, ok := index[srv.Service]
+		b, err := newBackend(srv)
+		if err == nil && !ok {
+			err = fmt.Errorf("there is no service %q", srv.Service)
+		}
+		if err != nil {
+			return Data{}, fmt.Errorf("render server %q: %w", srv.Name, err)
+		}
+		d.Pools[at].Servers = append(d.Pools[at].Servers, b)
+	}
+	for i := range d.Pools {
+		if err := arrange(d.Pools[i].Servers); err != nil {
+			return Data{}, fmt.Errorf("render service %q: %w", d.Pools[i].Name, err)
+		}
+	}
+	if err := d.addListeners(s, g, index); err != nil {
+		return Data{}, err
+	}
+	slices.SortFunc(d.Pools, func(p, q Pool) int { return strings.Compare(p.Name, q.Name) })
+	return d, d.quotable()
+}
+
+func newPool(svc model.Service) (Pool, error) {
+	if !model.ValidName(svc.Name) {
+		return Pool{}, fmt.Errorf("its name has characters other than A-Z a-z 0-9 _ . : -")
+	}
+	if svc.BalanceFactor > 0 && svc.BalanceFactor <= 100 {
+		return Pool{}, fmt.Errorf("balance factor %d: it must be above 100 (percent of the average), or 0 for off", svc.BalanceFactor)
+	}
+	if svc.MaxConn > 1<<31-1 {
+		return Pool{}, fmt.Errorf("max conn %d: it must be below 2147483648", svc.MaxConn)
+	}
+	p := Pool{Name: svc.Name, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn)}
+	var err error
+	if p.Check, err = check.Directives(svc.Check); err != nil {
+		return Pool{}, err
+	}
+	p.ServerCheck = check.ServerWords(svc.Check)
+	for _, t := range []struct {
+		name string
+		d    time.Duration
+		to   *string
+	}{
+		{"timeout connect", svc.Timeouts.Connect, &p.TimeoutConnect},
+		{"timeout server", svc.Timeouts.Server, &p.TimeoutServer},
+		{"timeout queue", svc.Timeouts.Queue, &p.TimeoutQueue},
+	} {
+		if *t.to, err = duration(t.name, t.d); err != nil {
+			return Pool{}, err
+		}
+	}
+	return p, nil
+}
+
+func newBackend(srv model.Server) (Backend, error) {
+	switch {
+	case !model.ValidName(srv.Name):
+		return Backend{}, fmt.Errorf("its name has characters other than A-Z a-z 0-9 _ . : -")
+	case !srv.IP.IsValid() || srv.IP.Zone() != "":
+		return Backend{}, fmt.Errorf("address %s cannot be rendered", srv.IP)
+	case srv.Port == 0:
+		return Backend{}, fmt.Errorf("it has no port")
+	}
+	at := netip.AddrPortFrom(srv.IP.Unmap(), srv.Port)
+	return Backend{Name: srv.Name, IP: at.Addr().String(), Port: int(at.Port()), Address: at.String()}, nil
+}
+
+// arrange sorts the servers of one pool by name and gives them their places on the ring.
+func arrange(servers []Backend) error {
+	slices.SortFunc(servers, func(b, c Backend) int { return strings.Compare(b.Name, c.Name) })
+	addrs := make([]netip.AddrPort, len(servers))
+	for i, b := range servers {
+		if i > 0 && servers[i-1].Name == b.Name {
+			return fmt.Errorf("it has two servers %q", b.Name)
+		}
+		at, err := netip.ParseAddrPort(b.Address)
+		if err != nil {
+			return fmt.Errorf("server %q: %w", b.Name, err)
+		}
+		addrs[i] = at
+	}
+	for i, id := range conf.RingIDs(addrs) {
+		servers[i].ID = int(id)
+	}
+	return nil
+}
+
+func (d *Data) addListeners(s model.State, g Globals, index map[string]int) error {
+	routes := map[model.Bind]model.Route{}
+	for _, r := range s.Routes {
+		if _, twice := routes[r.Bind]; twice {
+			return fmt.Errorf("render listener %s: it has two routes", r.Bind)
+		}
+		routes[r.Bind] = r
+	}
+	seen := map[string]bool{}
+	for _, row := range slices.SortedFunc(slices.Values(s.Listeners), compareListeners) {
+		l, pub, err := newListener(row, routes[row.Bind], g)
+		if err == nil && seen[l.Name] {
+			err = fmt.Errorf("it is there twice")
+		}
+		if err != nil {
+			return fmt.Errorf("render listener %s: %w", row.Bind, err)
+		}
+		seen[l.Name] = true
+		if l.Pool != "" {
+			at, ok := index[l.Pool]
+			if !ok {
+				return fmt.Errorf("render listener %s: there is no service %q", row.Bind, l.Pool)
+			}
+			p := &d.Pools[at]
+			p.Trusts = p.Trusts || len(l.TrustedProxies) > 0
+			d.Services = append(d.Services, Service{Publish: pub, Backends: p.Servers})
+		}
+		d.Management.Used = d.Management.Used || l.Management
+		d.Process.TLS = d.Process.TLS || l.Cert != ""
+		d.Listeners = append(d.Listeners, l)
+	}
+	if d.Management.Used && (g.ManagementSocket == "" || len(g.ManagementPaths) == 0) {
+		return fmt.Errorf("render listeners: management needs a socket and paths")
+	}
+	return nil
+}
+
+func compareListeners(l, m model.Listener) int {
+	return cmp.Or(l.Bind.IP.Compare(m.Bind.IP), cmp.Compare(l.Bind.Port, m.Bind.Port))
+}
+
+func newListener(row model.Listener, route model.Route, g Globals) (Listener, Publish, error) {
+	if row.Bind.Port == 0 || row.Bind.IP.Zone() != "" {
+		return Listener{}, Publish{}, fmt.Errorf("address %s cannot be rendered", row.Bind)
+	}
+	l := Listener{Pool: route.Service, Management: row.Management}
+	pub := Publish{Port: int(row.Bind.Port)}
+	port := strconv.Itoa(pub.Port)
+	l.Name = "listen_" + port
+	switch ip := row.Bind.IP; {
+	case !ip.IsValid(), ip == netip.IPv6Unspecified():
+		// Two sockets in place of one for both families: there, HAProxy would tell the nodes ::ffff:192.0.2.1 of a client.
+		l.Binds = []string{"*:" + port}
+		if !g.IPv4Only {
+			l.Binds = append(l.Binds, "[::]:"+port+" v6only")
+		}
+	default:
+		pub.IP = ip.Unmap().String()
+		l.Name = "listen_" + pub.IP + "_" + port
+		l.Binds = []string{netip.AddrPortFrom(ip.Unmap(), row.Bind.Port).String()}
+	}
+	var err error
+	if l.Timeout, err = duration("timeout client", row.ClientTimeout); err != nil {
+		return Listener{}, Publish{}, err
+	}
+	if row.TLS != (route.Cert != "") {
+		return Listener{}, Publish{}, fmt.Errorf("TLS needs a certificate, and a certificate needs TLS")
+	}
+	if row.TLS {
+		if !model.ValidName(route.Cert) || strings.Trim(route.Cert, ".") == "" || g.CertDir == "" {
+			return Listener{}, Publish{}, fmt.Errorf("certificate %q is no file name", route.Cert)
+		}
+		l.Cert = g.CertDir + "/" + route.Cert
+		pub.Ssl = l.Cert
+	}
+	for _, p := range row.TrustedProxies {
+		if !p.IsValid() {
+			return Listener{}, Publish{}, fmt.Errorf("trusted proxy %s is no network", p)
+		}
+		l.TrustedProxies = append(l.TrustedProxies, p.Masked().String())
+	}
+	return l, pub, nil
+}
+
+// quotable refuses strings that no quoting makes one word of one line. Names and addresses were checked where they were read.
+func (d *Data) quotable() error {
+	words := []string{d.PidFile, d.SockFile, d.Process.User, d.Process.Group, d.Process.StateFile, d.Management.Socket}
+	words = append(words, d.Management.Paths...)
+	for _, l := range d.Listeners {
+		words = append(words, l.Cert)
+	}
+	for _, w := range words {
+		if w == "" {
+			continue // it is left out of the text
+		}
+		if _, err := conf.Quote(w); err != nil {
+			return fmt.Errorf("render %q: %w", w[:min(len(w), 60)], err)
+		}
+	}
+	return nil
+}
+
+// duration writes d in HAProxy's format, in the largest whole unit.
+func duration(name string, d time.Duration) (string, error) {
+	ms := d.Milliseconds()
+	switch {
+	case ms <= 0 || d > maxTime:
+		return "", fmt.Errorf("%s %s: it must be between 1ms and %s", name, d, maxTime.Truncate(time.Hour))
+	case ms%3600000 == 0:
+		return strconv.FormatInt(ms/3600000, 10) + "h", nil
+	case ms%60000 == 0:
+		return strconv.FormatInt(ms/60000, 10) + "m", nil
+	case ms%1000 == 0:
+		return strconv.FormatInt(ms/1000, 10) + "s", nil
+	}
+	return strconv.FormatInt(ms, 10) + "ms", nil
+}
