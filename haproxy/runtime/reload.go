@@ -1,0 +1,129 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	firstPause = 5 * time.Millisecond // between attempts, doubled up to the last
+	lastPause  = 100 * time.Millisecond
+)
+
+// pause waits between attempts; it ends with ctx's error when that ends first.
+type pause struct{ next time.Duration }
+
+func (p *pause) wait(ctx context.Context) error {
+	p.next = min(max(2*p.next, firstPause), lastPause)
+	timer := time.NewTimer(p.next)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Loaded waits until the worker that takes new connections says that it has loaded the revision. The socket may not be there yet, or
+// refuse for a while (2.6 re-executes itself); only ctx ends the waiting, and then the error says what was seen last.
+func (c *Client) Loaded(ctx context.Context, revision string) (master, worker int, err error) {
+	var between pause
+	for {
+		p, worker, got, err := c.serving(ctx)
+		if err == nil && got == revision {
+			return p.Master.PID, worker, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("worker %d has loaded %q", worker, got)
+		}
+		if errWait := between.wait(ctx); errWait != nil {
+			return 0, 0, fmt.Errorf("wait for revision %s: %w, last seen: %w", revision, errWait, err)
+		}
+	}
+}
+
+// ReloadError says that HAProxy refused to load its configuration; what was serving goes on.
+type ReloadError struct {
+	Output string // HAProxy's words; "" on 2.6, which says them only in its own log
+}
+
+func (e *ReloadError) Error() string {
+	if e.Output == "" {
+		return "reload refused; HAProxy's log says why"
+	}
+	return "reload refused: " + e.Output
+}
+
+// Reload makes the master read its files again, and returns the new worker when that says it has loaded the revision. A
+// *ReloadError says that HAProxy refused. Nothing is concluded from silence: any other error, that of ctx among them, leaves
+// open what has happened. It takes as long as HAProxy loads (3 s or more when a port is taken), so ctx has to have an end.
+func (c *Client) Reload(ctx context.Context, revision string) (worker int, err error) {
+	before, err := c.before(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("reload revision %s: %w", revision, err)
+	}
+	known := map[int]bool{}
+	for _, p := range slices.Concat(before.Workers, before.Old) {
+		known[p.PID] = true
+	}
+	var between pause
+	var last error
+	for sent := false; ; {
+		if !sent {
+			if err := c.sendReload(ctx); err != nil {
+				return 0, fmt.Errorf("reload revision %s: %w", revision, err)
+			}
+			sent = true
+		}
+		p, worker, got, err := c.serving(ctx)
+		switch {
+		case p.Failed > before.Failed:
+			return 0, fmt.Errorf("reload revision %s: %w", revision, &ReloadError{})
+		case err != nil:
+			last = err
+		case p.Reloads == before.Reloads: // the request was lost with a re-execution that was under way
+			last = fmt.Errorf("master %d has not begun to reload", p.Master.PID)
+			sent = false
+		case known[worker]:
+			last = fmt.Errorf("worker %d of before is still the current one", worker)
+		case got != revision:
+			last = fmt.Errorf("new worker %d has loaded %q", worker, got)
+		default:
+			return worker, nil
+		}
+		if err := between.wait(ctx); err != nil {
+			return 0, fmt.Errorf("reload revision %s: not confirmed: %w, last seen: %w", revision, err, last)
+		}
+	}
+}
+
+// before asks for the processes until there is an answer or ctx ends.
+func (c *Client) before(ctx context.Context) (Processes, error) {
+	var between pause
+	for {
+		p, err := c.Processes(ctx)
+		if err == nil {
+			return p, nil
+		}
+		if errWait := between.wait(ctx); errWait != nil {
+			return p, fmt.Errorf("%w, last seen: %w", errWait, err)
+		}
+	}
+}
+
+// sendReload sends the command. 3.0 and newer answer "Success=0|1", a line of dashes and their messages when they have loaded; 2.6
+// closes the connection at once, so that an empty or broken reply says nothing. Only a refusal is an error.
+func (c *Client) sendReload(ctx context.Context) error {
+	text, err := c.master(ctx, reload)
+	if err != nil {
+		return nil //nolint:nilerr // as with an empty reply, the processes will tell
+	}
+	if rest, refused := strings.CutPrefix(text, "Success=0\n"); refused {
+		return &ReloadError{Output: strings.TrimSpace(strings.TrimPrefix(rest, "--\n"))}
+	}
+	return nil
+}
