@@ -1,0 +1,285 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/fnlb/fnlb/check"
+	"github.com/fnlb/fnlb/model"
+)
+
+// Times of admission that no rule gives.
+const (
+	resolveTimeout = 5 * time.Second
+	resolveAgain   = 5 * time.Second // a name that was admitted is looked up again after this long
+	retryAtMost    = 30 * time.Second
+)
+
+// member is one server of the wanted State on its way to clients, and what is known of its health.
+type member struct {
+	server   model.Server
+	rule     model.Check
+	cancel   context.CancelFunc // ends its follower
+	admitted bool
+	addr     netip.AddrPort // where it is rendered, or was probed last
+
+	health    model.Health
+	since     time.Time
+	lastCheck string
+	mend      string
+}
+
+// set notes what was found.
+func (m *member) set(h model.Health, why, mend string) {
+	m.lastCheck, m.mend = printable(why), mend
+	if h != m.health {
+		m.health, m.since = h, time.Now()
+	}
+}
+
+// setWanted takes over a State: new servers are followed until they are admitted, those that left are forgotten. It reports
+// whether a server that clients may be sent to has left.
+func (l *loop) setWanted(st model.State) (removed bool) {
+	rules := map[string]model.Check{}
+	for _, svc := range st.Services {
+		rules[svc.Name] = svc.Check
+	}
+	stay := make(map[model.ServerKey]bool, len(st.Servers))
+	for _, srv := range st.Servers {
+		key := srv.Key()
+		stay[key] = true
+		m := l.members[key]
+		rule := rules[srv.Service]
+		if m != nil && m.rule == rule && m.server.IP == srv.IP && m.server.Host == srv.Host && m.server.Port == srv.Port {
+			m.server.Owner = srv.Owner
+			continue
+		}
+		next := &member{server: srv, rule: rule, since: time.Now()}
+		if m != nil { // same identity, other address or rule: what clients are sent to stays until the new one passes
+			m.cancel()
+			next.admitted, next.addr, next.health, next.since, next.lastCheck = m.admitted, m.addr, m.health, m.since, m.lastCheck
+		}
+		l.members[key] = next
+		l.follow(key, next)
+	}
+	for key, m := range l.members {
+		if !stay[key] {
+			m.cancel()
+			delete(l.members, key)
+			removed = removed || m.admitted
+		}
+	}
+	l.wanted = st
+	return removed
+}
+
+// visible is the wanted State with its admitted servers only, each at the address that passed.
+func (l *loop) visible() model.State {
+	st := l.wanted
+	st.Servers = nil
+	for _, srv := range l.wanted.Servers {
+		if m := l.members[srv.Key()]; m != nil && m.admitted {
+			srv.IP, srv.Port = m.addr.Addr(), m.addr.Port()
+			st.Servers = append(st.Servers, srv)
+		}
+	}
+	return st
+}
+
+// follow starts the goroutine that resolves and probes a member until it is admitted, and a name for as long as it is wanted.
+func (l *loop) follow(key model.ServerKey, m *member) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	m.cancel = cancel
+	if ip := m.server.Addr(); ip.IsValid() && l.knows(ip) {
+		m.admitted, m.addr, m.health = true, ip, model.Up
+	}
+	if m.admitted && m.server.Host == "" && m.addr == m.server.Addr() {
+		return
+	}
+	f := &follower{o: &l.s.o, server: m.server, rule: m.rule, probes: l.probes}
+	if m.admitted {
+		f.passed = m.addr
+	}
+	if l.inherited != nil {
+		f.known = l.inherited.addrs // never changed
+	}
+	l.tasks.Go(func() {
+		defer cancel()
+		f.run(ctx, func(found finding) {
+			select {
+			case l.reports <- func() { l.found(key, m, found) }:
+			case <-ctx.Done():
+			}
+		})
+	})
+}
+
+// finding is what one look at a member gave.
+type finding struct {
+	addr   netip.AddrPort // invalid: there was none to probe
+	passed bool
+	reason string
+	mend   string
+}
+
+// found takes over what a follower reports.
+func (l *loop) found(key model.ServerKey, m *member, f finding) {
+	if l.members[key] != m {
+		return // superseded meanwhile
+	}
+	log := l.s.o.Log.With("node", key.Name, "service", key.Service)
+	l.changed = true
+	if !f.passed {
+		if m.admitted {
+			log.Debug("kept at its last address", "address", m.addr, "reason", f.reason)
+			return
+		}
+		first := m.lastCheck == ""
+		if f.addr.IsValid() {
+			m.addr = f.addr
+		}
+		m.set(model.Pending, f.reason, f.mend)
+		if first {
+			attrs := []any{"reason", m.lastCheck}
+			if m.mend != "" {
+				attrs = append(attrs, "mend", m.mend)
+			}
+			log.Warn("is unhealthy", attrs...)
+		}
+		return
+	}
+	if m.admitted && m.addr == f.addr {
+		return
+	}
+	if m.admitted {
+		log.Info("moved", "from", m.addr, "to", f.addr)
+	}
+	m.admitted, m.addr = true, f.addr
+	m.lastCheck, m.mend = "passed the first check", ""
+	l.dirty(time.Now())
+}
+
+// follower looks after one member; it lives in a goroutine of its own.
+type follower struct {
+	o      *Options
+	server model.Server
+	rule   model.Check
+	probes chan struct{}
+	known  map[netip.AddrPort]bool // addresses that are admitted without a probe: an earlier HAProxy serves them
+	passed netip.AddrPort          // the last address that was admitted
+}
+
+func (f *follower) run(ctx context.Context, report func(finding)) {
+	failures := 0
+	for ctx.Err() == nil {
+		found := f.look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		report(found)
+		wait := resolveAgain
+		switch {
+		case found.passed:
+			f.passed, failures = found.addr, 0
+			if f.server.Host == "" {
+				return // an address: HAProxy's own checks take over
+			}
+		default:
+			// A node that stays away is asked as often as HAProxy would ask it; one that cannot pass, more and more rarely.
+			failures++
+			wait = f.rule.Interval
+			if found.mend != "" && failures > 10 {
+				wait = min(wait<<min(failures-10, 5), max(retryAtMost, wait))
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// look resolves the server and probes what came out: the address that passed before first, then the others in their order.
+func (f *follower) look(ctx context.Context) finding {
+	addrs, err := f.resolve(ctx)
+	if err != nil {
+		return finding{reason: err.Error(), mend: "the name must resolve; fnlb goes on trying"}
+	}
+	if slices.Contains(addrs, f.passed) {
+		return finding{addr: f.passed, passed: true}
+	}
+	var last finding
+	for _, at := range addrs {
+		if f.server.Host != "" {
+			if err := f.o.Allowed(at); err != nil {
+				last = finding{addr: at, reason: "refused: " + err.Error(), mend: "name another node, or change --node-allow or --node-deny"}
+				continue
+			}
+		}
+		if f.known[at] {
+			return finding{addr: at, passed: true}
+		}
+		r := f.probe(ctx, at)
+		if r.OK {
+			return finding{addr: at, passed: true}
+		}
+		last = finding{addr: at, reason: r.Reason, mend: r.Mend}
+	}
+	return last
+}
+
+func (f *follower) probe(ctx context.Context, at netip.AddrPort) check.Result {
+	select {
+	case f.probes <- struct{}{}:
+		defer func() { <-f.probes }()
+		return f.o.Prober.Probe(ctx, f.rule, at, f.server.Name)
+	case <-ctx.Done():
+		return check.Result{Reason: ctx.Err().Error()}
+	}
+}
+
+// resolve gives the server's addresses in a fixed order; an address stands for itself.
+func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
+	if f.server.Host == "" {
+		return []netip.AddrPort{f.server.Addr()}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	ips, err := f.o.Resolver.LookupNetIP(ctx, "ip", f.server.Host)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", f.server.Host, err)
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("resolve %s: it has no address", f.server.Host)
+	}
+	addrs := make([]netip.AddrPort, len(ips))
+	for i, ip := range ips {
+		addrs[i] = netip.AddrPortFrom(ip.Unmap(), f.server.Port)
+	}
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	return slices.Compact(addrs), nil
+}
+
+// knows reports whether a HAProxy that we take over from serves this address.
+func (l *loop) knows(at netip.AddrPort) bool {
+	return l.inherited != nil && l.inherited.addrs[at]
+}
+
+// printable cuts what came from outside to what a line of log bears: 200 bytes of printable text.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:197], "") + "…"
+	}
+	return s
+}

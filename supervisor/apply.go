@@ -1,0 +1,403 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor/plan"
+)
+
+// startLimit and reloadLimit bound how long HAProxy may take to load a text; both are verified, so they end much earlier.
+const (
+	startLimit  = 60 * time.Second
+	reloadLimit = 60 * time.Second
+)
+
+// accepted is a configuration that a worker has confirmed. It is never changed.
+type accepted struct {
+	bundle   conf.Bundle
+	revision string
+	text     conf.Text
+	state    model.State // what it shows
+	renderer Renderer
+}
+
+// job is one apply: what a task needs, and nothing that the owner may change meanwhile.
+type job struct {
+	wanted    uint64 // revision of the State behind it
+	state     model.State
+	renderer  Renderer
+	inForce   *accepted // nil before the first
+	method    model.Method
+	worker    int
+	lastState []byte // `show servers state` as it was last seen, for a start
+	inherited *inherited
+}
+
+// outcome is what became of a job.
+type outcome struct {
+	job
+	next     *accepted // what is in force now, when err is nil
+	plan     plan.Plan
+	identity process.Identity // of a start
+	worker   int
+	maxConn  int
+	warnings string
+	untried  []conf.Bind
+	err      error
+	final    bool // the text itself is at fault: trying again is of no use
+	began    time.Time
+	took     time.Duration
+}
+
+// startApply begins the apply that is due.
+func (l *loop) startApply(now time.Time) {
+	j := job{
+		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
+		worker: l.haproxy.Worker, lastState: l.observed.raw,
+	}
+	l.dirtySince, l.urgent = time.Time{}, false
+	if !l.running {
+		j.method = model.Start
+		if l.inherited != nil && l.accepted == nil {
+			j.inherited, j.lastState = l.inherited, l.inherited.state
+		}
+	}
+	again := !l.running && l.accepted != nil
+	if !again {
+		j.state = l.visible()
+		if l.running && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
+			l.done(outcome{job: j, next: l.accepted, began: now})
+			return
+		}
+	}
+	l.applying = true
+	l.task(func(ctx context.Context) func() {
+		out := outcome{job: j, began: time.Now()}
+		if again {
+			l.s.startAgain(ctx, &out)
+		} else {
+			l.s.apply(ctx, &out)
+		}
+		out.took = time.Since(out.began)
+		return func() {
+			l.applying = false
+			l.done(out)
+		}
+	})
+}
+
+// apply renders, checks and applies. It runs in a task: everything that it needs stands in the job.
+func (s *Supervisor) apply(ctx context.Context, out *outcome) {
+	bundle, err := out.renderer.Render(out.state, s.o.Abilities)
+	if err != nil {
+		out.refuse(err, true)
+		return
+	}
+	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: out.state, renderer: out.renderer}
+	if out.inForce != nil && out.inForce.revision == next.revision {
+		next.text = out.inForce.text
+		out.next = next
+		return
+	}
+	if next.text, err = conf.Parse(bundle.Main); err != nil {
+		out.refuse(fmt.Errorf("read the rendered text: %w", err), true)
+		return
+	}
+	if out.inForce != nil {
+		if out.plan, err = plan.Make(out.inForce.bundle, bundle); err != nil {
+			out.refuse(err, true)
+			return
+		}
+	}
+	if err := s.prepare(ctx, out, next); err != nil {
+		return
+	}
+	if err := s.load(ctx, out, next); err != nil {
+		out.err = err
+		if out.inForce != nil {
+			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
+		}
+		return
+	}
+	out.next = next
+}
+
+// prepare does everything that can fail before anything live is touched.
+func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) error {
+	f := s.o.Files
+	if err := f.stage(next.bundle, next.revision); err != nil {
+		out.refuse(err, false)
+		return err
+	}
+	var err error
+	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
+		final := refusedByHAProxy(err)
+		out.refuse(errors.Join(err, f.refuse()), final)
+		return err
+	}
+	if out.untried, err = s.checkBinds(ctx, out, next); err != nil {
+		out.refuse(errors.Join(err, f.refuse()), false)
+		return err
+	}
+	var before []byte
+	if out.inForce != nil {
+		before = out.inForce.bundle.Main
+	}
+	if err := f.commit(before); err != nil {
+		if out.inForce != nil {
+			err = errors.Join(err, f.restore(out.inForce.bundle, out.inForce.revision))
+		}
+		out.refuse(err, false)
+		return err
+	}
+	return nil
+}
+
+// checkBinds tries the addresses of a text whose listeners differ from those in force.
+func (s *Supervisor) checkBinds(ctx context.Context, out *outcome, next *accepted) ([]conf.Bind, error) {
+	var inForce []conf.Bind
+	var pids []int
+	switch {
+	case out.inForce != nil:
+		inForce = out.inForce.text.Binds()
+	case out.inherited != nil:
+		inForce, pids = out.inherited.text.Binds(), out.inherited.pids
+	}
+	wanted := next.text.Binds()
+	if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
+		return nil, nil
+	}
+	if out.inForce != nil {
+		procs, err := s.o.Runtime.Processes(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("which processes are ours: %w", err)
+		}
+		pids = pidsOf(procs)
+	}
+	return s.o.Binds(inForce, wanted, pids)
+}
+
+func pidsOf(p runtime.Processes) []int {
+	pids := []int{p.Master.PID}
+	for _, w := range slices.Concat(p.Workers, p.Old) {
+		pids = append(pids, w.PID)
+	}
+	return pids
+}
+
+// load makes HAProxy take the committed text: by a start, or by a verified reload that takes every server's health along.
+func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) error {
+	if out.method == model.Start {
+		return s.start(ctx, out, next)
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+	defer cancel()
+	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
+	if err != nil {
+		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
+		raw = out.lastState
+	}
+	s.keepState(raw, next.text)
+	out.worker, err = s.o.Runtime.Reload(ctx, next.revision)
+	return err
+}
+
+func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) error {
+	s.keepState(out.lastState, next.text)
+	limit, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	id, err := s.o.Process.Start(limit, next.revision)
+	if err != nil {
+		return err
+	}
+	out.identity, out.worker = id, id.Worker
+	info, err := s.o.Runtime.Info(limit, id.Worker)
+	if err != nil {
+		s.o.Log.Warn("maxconn is not known", "error", err)
+	}
+	out.maxConn = info.MaxConn
+	return nil
+}
+
+// startAgain starts the text in force after HAProxy died: it was checked before, so nothing stands between death and service.
+func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
+	if err := s.o.Files.restore(out.inForce.bundle, out.inForce.revision); err != nil {
+		out.err = err
+		return
+	}
+	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
+		out.next = out.inForce
+	}
+}
+
+// keepState writes the server-state file. Without it servers start as healthy until their first check, so a failure is told and
+// stops nothing.
+func (s *Supervisor) keepState(raw []byte, text conf.Text) {
+	state := conf.RewriteState(raw, text)
+	if state == nil {
+		state = []byte("1\n") // nothing known, in the format's first version: an empty file is a warning
+	}
+	if err := write(s.o.Files.State(), state, 0o640); err != nil {
+		s.o.Log.Warn("health is forgotten by this reload", "error", err)
+	}
+}
+
+func (out *outcome) refuse(err error, final bool) { out.err, out.final = err, final }
+
+// done takes over what became of an apply.
+func (l *loop) done(out outcome) {
+	now := time.Now()
+	l.changed = true
+	a := model.Apply{
+		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
+		Worker: out.worker, Reasons: l.reasons(out),
+	}
+	if out.err != nil {
+		a.Error = out.err.Error()
+	} else if out.next == out.inForce || out.inForce != nil && out.next.revision == out.inForce.revision {
+		if out.method != model.Start {
+			a.Method = model.Noop
+		}
+	}
+	var causes []string
+	if out.method == model.Reload && a.Method != model.Noop {
+		for _, r := range out.plan.Reload {
+			causes = append(causes, string(r.Cause))
+		}
+	}
+	l.record(a, causes, out.took)
+	l.tell(a, out)
+	death := l.death
+	l.death = nil
+	if out.err != nil {
+		l.rejected(now, out, death)
+		return
+	}
+	defer func() {
+		if death != nil {
+			l.running = false
+			l.lost(death)
+		}
+	}()
+	l.retry.reset()
+	l.refused = nil
+	first := l.accepted == nil
+	if !first && out.renderer != l.accepted.renderer {
+		l.badRenderer = nil
+	}
+	l.accepted = out.next
+	if a.Method == model.Noop {
+		l.applied = out.wanted
+		return
+	}
+	l.inForce(now, out, first)
+}
+
+// inForce notes what a start or a reload changed.
+func (l *loop) inForce(now time.Time, out outcome, first bool) {
+	if out.method == model.Reload {
+		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
+	}
+	l.haproxy.Worker = out.worker
+	l.observeAt = now
+	l.observed.worker = 0
+	l.untried = nil
+	for _, b := range out.untried {
+		l.untried = append(l.untried, b.Raw)
+	}
+	if out.method == model.Start {
+		l.running = true
+		l.haproxy.Master, l.haproxy.Started, l.haproxy.MaxConn, l.haproxy.OldWorkers = out.identity.Master, out.identity.Started, out.maxConn, 0
+		if l.phase != model.Stopping {
+			l.phase = model.Serving
+		}
+		if !first {
+			l.dirty(now) // what changed meanwhile
+		}
+		l.retire()
+	}
+	if first || out.method == model.Reload {
+		l.applied = out.wanted
+	}
+	l.keepApplied(out)
+}
+
+func (l *loop) keepApplied(out outcome) {
+	a := appliedFile{Revision: out.next.revision, Master: l.haproxy.Master, Worker: l.haproxy.Worker, Started: l.haproxy.Started, At: out.began}
+	f, log := l.s.o.Files, l.s.o.Log
+	if err := errors.Join(f.writeApplied(a), f.sweep(out.next.bundle)); err != nil {
+		log.Warn("applied, but not noted for the next start", "error", err)
+	}
+}
+
+// rejected keeps what is in force, and arranges another attempt where one may help.
+func (l *loop) rejected(now time.Time, out outcome, death error) {
+	if out.method == model.Start {
+		if l.accepted == nil {
+			l.failure = out.err
+			return
+		}
+		l.lost(out.err)
+		return
+	}
+	problem := &model.Problem{
+		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: out.err.Error(),
+		Mend: "what ran goes on; the refused text is kept in " + l.s.o.Files.Refused(),
+	}
+	if !l.running {
+		l.lost(death)
+		return
+	}
+	if out.final && out.renderer != l.accepted.renderer {
+		l.badRenderer = problem
+		if out.renderer == l.renderer {
+			l.renderer = l.accepted.renderer // the template in force stays; a changed State goes with it
+		}
+		l.dirty(now)
+		return
+	}
+	l.refused = problem
+	if !out.final {
+		wait := l.retry.next(now, time.Hour)
+		l.dirtySince, l.dirtyLast = now, now
+		l.retry.at = now.Add(max(wait, time.Second))
+	}
+}
+
+// reasons says why, for people.
+func (l *loop) reasons(out outcome) []string {
+	switch {
+	case out.method == model.Start && out.inForce != nil:
+		return []string{"haproxy died"}
+	case out.method == model.Start:
+		return []string{"first start"}
+	}
+	return out.plan.Reasons()
+}
+
+// tell writes the one line of an apply.
+func (l *loop) tell(a model.Apply, out outcome) {
+	log := l.s.o.Log.With("revision", a.Revision, "ms", a.Millis)
+	if out.warnings != "" {
+		log.Warn("haproxy warns about the text", "output", out.warnings)
+	}
+	switch {
+	case a.Error != "" && l.accepted == nil: // Run ends with it
+	case a.Error != "":
+		log.Error("refused, what ran goes on", "method", a.Method, "reasons", a.Reasons, "error", a.Error)
+	case a.Method == model.Noop:
+		log.Debug("nothing to change")
+	case a.Method == model.Start:
+		log.Info("haproxy started", "reasons", a.Reasons, "master", out.identity.Master, "worker", a.Worker, "maxconn", out.maxConn, "servers", len(out.next.state.Servers))
+	default:
+		log.Info("reloaded", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
+	}
+}

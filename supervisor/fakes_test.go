@@ -1,0 +1,347 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fnlb/fnlb/check"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+)
+
+// world is everything around a supervisor, in memory: a HAProxy that loads what the file says, nodes, names. The fields may be
+// changed between two steps of a test, under mu.
+type world struct {
+	t   *testing.T
+	dir string
+	s   *Supervisor
+
+	mu         sync.Mutex
+	alive      bool
+	exited     chan error
+	worker     int
+	loaded     string // text of haproxy.cfg at the last start or reload
+	starts     []time.Time
+	reloads    []time.Time
+	stops      int
+	stopTakes  time.Duration
+	failStart  error
+	failReload error
+	failCheck  error
+	old        int             // workers of earlier configurations
+	down       map[string]bool // server name → HAProxy finds it down
+	silent     bool            // the worker does not answer
+
+	probes  map[string]int          // by address
+	healthy map[string]check.Result // by address; absent: passes
+	names   map[string][]string     // host → IPs; absent: NXDOMAIN
+	log     *strings.Builder
+
+	soft, hard         context.CancelFunc
+	done               chan error
+	revisions          uint64
+	renderer           *textRenderer
+	bindsErr, checkErr error
+}
+
+// textRenderer renders the smallest text that the plan can read.
+type textRenderer struct {
+	w      *world
+	title  string
+	broken error
+}
+
+func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
+	if r.broken != nil {
+		return conf.Bundle{}, r.broken
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\nfrontend f\n  bind :80\nbackend s\n", r.title)
+	for _, s := range st.Servers {
+		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
+	}
+	return conf.Bundle{Main: []byte(b.String())}, nil
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{
+		t: t, dir: t.TempDir(), exited: make(chan error, 1), worker: 100, down: map[string]bool{}, probes: map[string]int{},
+		healthy: map[string]check.Result{}, names: map[string][]string{}, log: &strings.Builder{}, done: make(chan error, 1),
+	}
+	w.renderer = &textRenderer{w: w, title: "one"}
+	w.s = New(Options{
+		Files: Files{Dir: w.dir, Config: filepath.Join(w.dir, "haproxy.cfg")}, Abilities: conf.Abilities{Version: "3.0", Major: 3},
+		Renderer: w.renderer, Process: (*fakeProcess)(w), Runtime: (*fakeRuntime)(w), Checker: (*fakeChecker)(w),
+		Binds: func(_, _ []conf.Bind, _ []int) ([]conf.Bind, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return nil, w.bindsErr
+		},
+		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil },
+		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
+		Log: slog.New(slog.NewTextHandler((*lockedLog)(w), &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	return w
+}
+
+// run starts the supervisor; the test ends it with stop, or leaves that to the cleanup.
+func (w *world) run() {
+	soft, cancelSoft := context.WithCancel(context.Background())
+	hard, cancelHard := context.WithCancel(context.Background())
+	w.soft, w.hard = cancelSoft, cancelHard
+	go func() { w.done <- w.s.Run(soft, hard) }()
+}
+
+func (w *world) stop() error {
+	w.soft()
+	w.hard()
+	return <-w.done
+}
+
+// put hands a State of these nodes over: NAME=ADDRESS or NAME=HOST:PORT.
+func (w *world) put(nodes ...string) {
+	w.t.Helper()
+	w.revisions++
+	pool := model.Offer{Owner: model.Owner{Source: "flags", Name: "pool"}, Rows: model.Rows{Services: []model.Service{{
+		Name: "s", Check: model.Check{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2, Path: "/v"},
+	}}}}
+	offers := []model.Offer{pool}
+	for _, n := range nodes {
+		name, addr, _ := strings.Cut(n, "=")
+		srv := model.Server{Service: "s", Name: name}
+		if ap, err := netip.ParseAddrPort(addr); err == nil {
+			srv.IP, srv.Port = ap.Addr(), ap.Port()
+		} else {
+			host, _, _ := strings.Cut(addr, ":")
+			srv.Host, srv.Port = host, 80
+		}
+		offers = append(offers, model.Offer{Owner: model.Owner{Source: "nodes", Name: name}, Rows: model.Rows{Servers: []model.Server{srv}}})
+	}
+	st, problems := model.Merge(offers)
+	if len(problems) > 0 {
+		w.t.Fatal(problems)
+	}
+	st.Revision = w.revisions
+	w.s.Put(st)
+}
+
+// after lets time pass until everything has settled again.
+func (w *world) after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// servers lists what HAProxy has loaded.
+func (w *world) servers() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var names []string
+	for line := range strings.Lines(w.loaded) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "server" {
+			names = append(names, f[1]+"@"+f[2])
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func (w *world) health() string {
+	var out []string
+	for _, s := range w.s.Status().Servers {
+		out = append(out, s.Name+":"+s.Health.String())
+	}
+	return strings.Join(out, " ")
+}
+
+func (w *world) logged() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.String()
+}
+
+// lines counts the lines of the log that have all of the parts.
+func (w *world) lines(parts ...string) int {
+	n := 0
+	for line := range strings.Lines(w.logged()) {
+		ok := true
+		for _, p := range parts {
+			ok = ok && strings.Contains(line, p)
+		}
+		if ok {
+			n++
+		}
+	}
+	return n
+}
+
+// die ends HAProxy as a crash would.
+func (w *world) die(why string) {
+	w.set(func() { w.alive = false })
+	w.exited <- errors.New(why)
+}
+
+type lockedLog world
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Write(p)
+}
+
+type fakeProcess world
+
+func (p *fakeProcess) Start(_ context.Context, _ string) (process.Identity, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.starts = append(p.starts, time.Now())
+	if p.failStart != nil {
+		return process.Identity{}, p.failStart
+	}
+	p.alive = true
+	p.worker++
+	(*world)(p).load()
+	return process.Identity{Master: 99, Worker: p.worker, Started: time.Now()}, nil
+}
+
+// load reads the file as HAProxy does; mu is held.
+func (w *world) load() {
+	data, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg"))
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.loaded = string(data)
+}
+
+func (p *fakeProcess) Exited() <-chan error { return p.exited }
+
+func (p *fakeProcess) Stop(ctx context.Context) error {
+	p.mu.Lock()
+	p.stops++
+	takes := p.stopTakes
+	p.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	p.alive = false
+	p.mu.Unlock()
+	return nil
+}
+
+type fakeRuntime world
+
+func (r *fakeRuntime) Reload(context.Context, string) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reloads = append(r.reloads, time.Now())
+	if !r.alive {
+		return 0, errors.New("no master")
+	}
+	if r.failReload != nil {
+		return 0, r.failReload
+	}
+	r.worker++
+	(*world)(r).load()
+	return r.worker, nil
+}
+
+func (r *fakeRuntime) Processes(context.Context) (runtime.Processes, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.alive {
+		return runtime.Processes{}, errors.New("no master")
+	}
+	p := runtime.Processes{Master: runtime.Process{PID: 99}, Workers: []runtime.Process{{PID: r.worker}}}
+	for i := range r.old {
+		p.Old = append(p.Old, runtime.Process{PID: 1000 + i})
+	}
+	return p, nil
+}
+
+func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.silent {
+		return nil, nil, errors.New("timeout")
+	}
+	var rows []runtime.ServerState
+	for line := range strings.Lines(r.loaded) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "server" {
+			rows = append(rows, runtime.ServerState{Backend: "s", Server: f[1], Addr: netip.MustParseAddrPort(f[2]), Up: !r.down[f[1]]})
+		}
+	}
+	return []byte("1\n"), rows, nil
+}
+
+func (r *fakeRuntime) Stats(context.Context, int) ([]runtime.Stat, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []runtime.Stat
+	for name := range r.down {
+		out = append(out, runtime.Stat{Backend: "s", Server: name, CheckStatus: "L4CON", LastCheck: "Connection refused"})
+	}
+	return out, nil
+}
+
+func (r *fakeRuntime) Info(context.Context, int) (runtime.Info, error) {
+	return runtime.Info{MaxConn: 1234}, nil
+}
+
+type fakeChecker world
+
+func (c *fakeChecker) Check(_ context.Context, files ...string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			return "", err
+		}
+	}
+	return "", c.checkErr
+}
+
+type fakeProber world
+
+func (p *fakeProber) Probe(_ context.Context, _ model.Check, at netip.AddrPort, _ string) check.Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probes[at.String()]++
+	if r, ok := p.healthy[at.String()]; ok {
+		return r
+	}
+	return check.Result{OK: true}
+}
+
+type fakeResolver world
+
+func (r *fakeResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list, ok := r.names[host]
+	if !ok {
+		return nil, errors.New("no such host")
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out, nil
+}

@@ -1,0 +1,186 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+)
+
+// Files are the places where a configuration lives.
+type Files struct {
+	Dir    string // run directory
+	Config string // haproxy.cfg, what HAProxy loads
+}
+
+// Own is the second configuration file, which carries what is ours whatever the template says.
+func (f Files) Own() string { return filepath.Join(f.Dir, "own.cfg") }
+
+// State is HAProxy's server-state file, written before every reload.
+func (f Files) State() string { return filepath.Join(f.Dir, "servers.state") }
+
+// Applied describes what is in force, for the next fnlb.
+func (f Files) Applied() string { return filepath.Join(f.Dir, "applied.json") }
+
+// Last is the last good text before the one in force.
+func (f Files) Last() string { return f.Config + ".last" }
+
+// Refused is the newest text that was refused, kept for reading.
+func (f Files) Refused() string { return f.Config + ".refused" }
+
+func (f Files) candidate() string    { return f.Config + ".candidate" }
+func (f Files) ownCandidate() string { return f.Own() + ".candidate" }
+
+// Remove deletes what must not outlive a clean stop. The configuration, the last good one and the log stay for reading.
+func (f Files) Remove() error {
+	var errs []error
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate()} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// write replaces a file as a whole: temporary file, fsync, rename, fsync of the folder. On error the old file is as it was.
+func write(name string, data []byte, mode fs.FileMode) error {
+	if err := renameio.WriteFile(name, data, mode, renameio.WithTempDir(filepath.Dir(name)), renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync folder %s: %w", dir, err)
+	}
+	err = d.Sync()
+	if err := errors.Join(err, d.Close()); err != nil {
+		return fmt.Errorf("sync folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+func ownText(revision string) []byte {
+	return []byte("# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\n" +
+		"global\n    setenv FNLB_REVISION " + revision + "\n")
+}
+
+// stage writes the bundle beside the files in force. Files of a bundle are named by their content's owner (app gives every
+// content a name of its own), so they overwrite nothing that is in use.
+func (f Files) stage(b conf.Bundle, revision string) error {
+	for name, file := range b.Files {
+		mode := fs.FileMode(0o640)
+		if file.Secret {
+			mode = 0o600
+		}
+		path := filepath.Join(f.Dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		if err := write(path, file.Data, mode); err != nil {
+			return err
+		}
+	}
+	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+		return err
+	}
+	return write(f.candidate(), b.Main, 0o640)
+}
+
+// Try stages the bundle and asks HAProxy about it; nothing is put into force.
+func (f Files) Try(ctx context.Context, checker Checker, b conf.Bundle) (warnings string, err error) {
+	if err := f.stage(b, b.Revision()); err != nil {
+		return "", err
+	}
+	return checker.Check(ctx, f.candidate(), f.ownCandidate())
+}
+
+// refuse keeps the candidate for reading.
+func (f Files) refuse() error {
+	return errors.Join(os.Rename(f.candidate(), f.Refused()), os.Remove(f.ownCandidate()))
+}
+
+// commit puts the candidate into place. The text in force, which a worker has confirmed, becomes the last good one.
+func (f Files) commit(inForce []byte) error {
+	if inForce != nil {
+		if err := write(f.Last(), inForce, 0o640); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(f.ownCandidate(), f.Own()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.candidate(), f.Config); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(f.Config)), syncDir(f.Dir))
+}
+
+// restore makes the files those of the bundle, after a reload failed or before HAProxy is started again. A file that is right
+// already is left alone, so that a full disk does not keep HAProxy from starting.
+func (f Files) restore(b conf.Bundle, revision string) error {
+	return errors.Join(ensure(f.Own(), ownText(revision)), ensure(f.Config, b.Main))
+}
+
+func ensure(name string, data []byte) error {
+	if have, err := os.ReadFile(name); err == nil && string(have) == string(data) {
+		return nil
+	}
+	return write(name, data, 0o640)
+}
+
+// applied is what the next fnlb needs to know about the HAProxy that it may find.
+type appliedFile struct {
+	Revision string    `json:"revision"`
+	Config   string    `json:"config"`
+	Master   int       `json:"master_pid"`
+	Worker   int       `json:"worker_pid"`
+	Started  time.Time `json:"started"`
+	At       time.Time `json:"at"`
+}
+
+func (f Files) writeApplied(a appliedFile) error {
+	a.Config = f.Config
+	data, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return err
+	}
+	return write(f.Applied(), append(data, '\n'), 0o640)
+}
+
+// sweep deletes files of earlier bundles; folders of ours hold nothing else.
+func (f Files) sweep(b conf.Bundle) error {
+	roots := map[string]bool{}
+	for name := range b.Files {
+		root, _, _ := strings.Cut(name, "/")
+		roots[root] = true
+	}
+	var errs []error
+	for root := range roots {
+		errs = append(errs, filepath.WalkDir(filepath.Join(f.Dir, root), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(f.Dir, path)
+			if err != nil {
+				return err
+			}
+			if _, ok := b.Files[filepath.ToSlash(name)]; !ok {
+				return os.Remove(path)
+			}
+			return nil
+		}))
+	}
+	return errors.Join(errs...)
+}

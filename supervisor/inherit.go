@@ -1,0 +1,61 @@
+package supervisor
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+)
+
+// inherited is a HAProxy that an earlier fnlb left behind when it was killed. It serves on until ours does, then it is asked to
+// finish; both accept on the same ports meanwhile, so no client notices.
+type inherited struct {
+	master int
+	pids   []int
+	text   conf.Text
+	addrs  map[netip.AddrPort]bool // its servers: they are admitted, so that what serves goes on serving
+	state  []byte                  // its `show servers state`
+}
+
+// inherit looks for such a HAProxy on our master socket, which lies in a folder that only we can write.
+func (l *loop) inherit() {
+	o := l.s.o
+	ctx, cancel := context.WithTimeout(l.ctx, 2*time.Second)
+	defer cancel()
+	procs, err := o.Runtime.Processes(ctx)
+	if err != nil || procs.Master.PID == 0 {
+		return // nobody there
+	}
+	in := &inherited{master: procs.Master.PID, pids: pidsOf(procs), addrs: map[netip.AddrPort]bool{}}
+	if data, err := os.ReadFile(o.Files.Config); err == nil {
+		if in.text, err = conf.Parse(data); err != nil {
+			o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
+		}
+	}
+	for _, s := range in.text.Servers() {
+		if s.Addr.IsValid() {
+			in.addrs[s.Addr] = true
+		}
+	}
+	if len(procs.Workers) > 0 {
+		if in.state, _, err = o.Runtime.ServersState(ctx, procs.Workers[0].PID); err != nil {
+			o.Log.Warn("health is not taken over", "error", err)
+		}
+	}
+	l.inherited = in
+	o.Log.Info("taking over from a HAProxy that an earlier fnlb left", "master", in.master, "servers", len(in.addrs))
+}
+
+// retire asks the HAProxy that was taken over from to finish what it has.
+func (l *loop) retire() {
+	in := l.inherited
+	if in == nil {
+		return
+	}
+	l.inherited = nil
+	if err := l.s.o.Retire(in.master); err != nil {
+		l.s.o.Log.Error("the HAProxy that was taken over from was not told to stop", "master", in.master, "error", err)
+	}
+}

@@ -1,0 +1,316 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/model"
+)
+
+// loop is the state of the owner goroutine. Nothing else touches it: tasks get copies and send back closures.
+type loop struct {
+	s       *Supervisor
+	ctx     context.Context // ends with the loop; every task ends with it
+	reports chan func()
+	tasks   sync.WaitGroup
+
+	wanted   model.State
+	have     bool // a State has arrived
+	members  map[model.ServerKey]*member
+	probes   chan struct{} // one place for each probe at a time
+	renderer Renderer      // the newest; it is accepted once its text is in force
+
+	// What is in force.
+	accepted *accepted
+	applied  uint64 // revision of the newest State that the text in force shows
+	running  bool   // HAProxy runs
+	death    error  // it died while an apply ran, whose report is awaited
+	phase    model.Phase
+	haproxy  model.HAProxyStatus
+
+	// What is to be done, and when; zero means not at all.
+	dirtySince, dirtyLast time.Time
+	urgent                bool // a removal: do not wait for quiet
+	notBefore             time.Time
+	retry                 backoff
+	restart               backoff
+	applying              bool
+	observing             bool
+	observeAt             time.Time
+	observed              observation
+
+	stopAt   time.Time
+	stopping bool // the stop task runs
+	stopped  bool
+	failure  error // why Run ends, before anything was served
+
+	refused     *model.Problem // the newest State is not in force
+	badRenderer *model.Problem // the newest template or certificate is not in force
+	untried     []string
+	unanswered  string
+	inherited   *inherited
+
+	changes   []model.Apply
+	counters  Counters
+	changed   bool // Status is out of date
+	publishAt time.Time
+}
+
+// Run starts HAProxy with the first State and keeps it right until ctx ends; then it stops it gracefully, and at once when hard
+// ends too. The error says why HAProxy could not be started in the first place; afterwards faults are told in Status and log.
+func (s *Supervisor) Run(ctx, hard context.Context) error {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l := &loop{
+		s: s, ctx: own, reports: make(chan func()),
+		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)),
+		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
+		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
+	}
+	defer l.tasks.Wait()
+	defer cancel()
+	l.inherit()
+
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	begin := ctx.Done()
+	for !l.stopped && l.failure == nil {
+		now := time.Now()
+		l.schedule(now, hard)
+		l.publish(now)
+		if l.stopped || l.failure != nil {
+			break
+		}
+		timer.Reset(time.Until(l.next(now)))
+		select {
+		case <-s.wake:
+			l.take(s.collect())
+		case report := <-l.reports:
+			report()
+		case err := <-s.o.Process.Exited():
+			l.died(err)
+		case <-begin:
+			begin = nil
+			l.beginStop()
+		case <-timer.C:
+		}
+	}
+	l.publishAt, l.changed = time.Time{}, true
+	l.publish(time.Now())
+	return l.failure
+}
+
+// task runs work in a goroutine of its own; the closure that it returns runs in the owner's.
+func (l *loop) task(work func(ctx context.Context) (report func())) {
+	l.tasks.Go(func() {
+		report := work(l.ctx)
+		select {
+		case l.reports <- report:
+		case <-l.ctx.Done():
+		}
+	})
+}
+
+// take accepts what came from outside.
+func (l *loop) take(in inbox) {
+	now := time.Now()
+	if in.unreadable != nil {
+		l.badRenderer, l.changed = in.unreadable, true
+	}
+	if in.renderer != nil {
+		l.renderer = in.renderer
+		l.dirty(now)
+	}
+	if in.state != nil {
+		first := !l.have
+		l.have = true
+		if l.setWanted(*in.state) {
+			l.urgent = true
+		}
+		l.dirty(now)
+		l.urgent = l.urgent || first
+		l.changed = true
+	}
+}
+
+// dirty notes that the text may have to change.
+func (l *loop) dirty(now time.Time) {
+	if l.dirtySince.IsZero() {
+		l.dirtySince = now
+	}
+	l.dirtyLast = now
+	l.retry.reset()
+}
+
+// applyAt is when the next apply is due; zero when there is nothing to apply.
+func (l *loop) applyAt() time.Time {
+	if l.dirtySince.IsZero() || l.applying || !l.have || l.stopping {
+		return time.Time{}
+	}
+	if !l.running && l.accepted != nil {
+		return l.restart.at // HAProxy died: first the text in force is started again
+	}
+	if l.running && l.oldWorkers() >= maxOldWorkers {
+		return time.Time{} // the next observation looks again
+	}
+	at := l.dirtyLast.Add(l.s.o.WaitMin)
+	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
+		at = bound
+	}
+	if l.urgent {
+		at = l.dirtyLast
+	}
+	return latest(at, l.notBefore, l.retry.at)
+}
+
+// schedule starts what is due.
+func (l *loop) schedule(now time.Time, hard context.Context) {
+	if !l.stopAt.IsZero() && !l.stopping && !l.applying && !now.Before(l.stopAt) {
+		l.stop(hard)
+		return
+	}
+	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
+		l.startApply(now)
+	}
+	if !l.observing && l.running && !now.Before(l.observeAt) {
+		l.observe()
+	}
+}
+
+// next is when schedule must look again.
+func (l *loop) next(now time.Time) time.Time {
+	at := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	sooner(l.applyAt())
+	if l.running && !l.observing {
+		sooner(l.observeAt)
+	}
+	if !l.stopping && !l.applying {
+		sooner(l.stopAt)
+	}
+	if l.changed {
+		sooner(latest(l.publishAt, now))
+	}
+	return at
+}
+
+// died reacts to the end of HAProxy.
+func (l *loop) died(err error) {
+	switch {
+	case l.stopping: // the stop task reports
+	case l.applying:
+		l.running, l.death = false, err
+	case l.running:
+		l.running = false
+		l.lost(err)
+	}
+}
+
+// lost arranges that HAProxy is started again.
+func (l *loop) lost(err error) {
+	now := time.Now()
+	wait := l.restart.next(now, 10*time.Second)
+	l.phase, l.changed = model.Broken, true
+	l.haproxy.Restarts++
+	l.counters.Restarts++
+	l.dirty(now)
+	l.restart.at = now.Add(wait)
+	l.s.o.Log.Error("haproxy died", "how", err, "restart_in", wait)
+}
+
+func (l *loop) beginStop() {
+	now := time.Now()
+	l.phase, l.changed = model.Stopping, true
+	l.stopAt = now.Add(l.s.o.StopDelay)
+	limit := "none"
+	if l.s.o.ShutdownTimeout > 0 {
+		limit = l.s.o.ShutdownTimeout.String()
+	}
+	l.s.o.Log.Info("stopping", "ports_close_in", l.s.o.StopDelay, "limit", limit)
+}
+
+// stop ends HAProxy; the loop ends with the report.
+func (l *loop) stop(hard context.Context) {
+	l.stopping = true
+	if !l.running {
+		l.stopped = true
+		return
+	}
+	o := l.s.o
+	l.task(func(ctx context.Context) func() {
+		limit, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(hard, cancel)()
+		if o.ShutdownTimeout > 0 {
+			var done context.CancelFunc
+			limit, done = context.WithTimeout(limit, o.ShutdownTimeout)
+			defer done()
+		}
+		begin := time.Now()
+		err := o.Process.Stop(limit)
+		cut := limit.Err() != nil
+		return func() {
+			l.stopped, l.running, l.changed = true, false, true
+			log := o.Log.With("ms", time.Since(begin).Milliseconds())
+			switch {
+			case err != nil:
+				log.Error("haproxy stopped by force", "error", err)
+			case cut:
+				log.Warn("haproxy stopped at the limit, running requests were cut")
+			default:
+				log.Info("haproxy stopped, every request was answered")
+			}
+		}
+	})
+}
+
+// oldWorkers is how many workers of earlier configurations are known to be alive.
+func (l *loop) oldWorkers() int { return l.haproxy.OldWorkers }
+
+// maxOldWorkers is how many workers of earlier configurations may be alive before further reloads wait: each holds memory until
+// its last connection ends, and none is ever cut before hard-stop-after.
+const maxOldWorkers = 8
+
+// backoff spaces repeated attempts: the first at once, then from 100 ms doubling to 5 s.
+type backoff struct {
+	at    time.Time // not before
+	last  time.Time
+	count int
+}
+
+func (b *backoff) reset() { *b = backoff{} }
+
+// next counts a failure and says how long to wait; failures that lie longer than calm apart start anew.
+func (b *backoff) next(now time.Time, calm time.Duration) time.Duration {
+	if now.Sub(b.last) > calm {
+		b.count = 0
+	}
+	b.last = now
+	b.count++
+	if b.count == 1 {
+		return 0
+	}
+	return min(100*time.Millisecond<<min(b.count-2, 10), 5*time.Second)
+}
+
+func latest(times ...time.Time) time.Time {
+	var at time.Time
+	for _, t := range times {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// refusedByHAProxy reports whether the text itself is at fault, so that trying again is of no use.
+func refusedByHAProxy(err error) bool {
+	var ce *process.CheckError
+	return errors.As(err, &ce)
+}

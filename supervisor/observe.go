@@ -1,0 +1,236 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+)
+
+// The time between two observations follows their cost: 1/20 of the time at most, within these bounds.
+const (
+	observeLeast = 250 * time.Millisecond
+	observeMost  = 5 * time.Second
+	observeLimit = 5 * time.Second
+)
+
+// observation is what one look at HAProxy gave. It is never changed.
+type observation struct {
+	worker int
+	moved  int    // the worker that serves in its place: somebody else made HAProxy reload
+	old    int    // workers of earlier configurations
+	raw    []byte // `show servers state`
+	health map[model.ServerKey]model.Health
+	why    map[model.ServerKey]string // of those whose health is new
+	err    error
+}
+
+// observe looks at HAProxy in a task.
+func (l *loop) observe() {
+	l.observing = true
+	worker, prev, servers := l.haproxy.Worker, l.observed, l.accepted.state.Servers
+	l.task(func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, observeLimit)
+		defer cancel()
+		begin := time.Now()
+		next := l.s.look(ctx, worker, prev, servers)
+		took := time.Since(begin)
+		return func() {
+			l.observing = false
+			l.observeAt = time.Now().Add(min(max(20*took, observeLeast), observeMost))
+			l.saw(next)
+		}
+	})
+}
+
+func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server) observation {
+	o := observation{worker: worker}
+	procs, err := s.o.Runtime.Processes(ctx)
+	if err != nil {
+		o.err = fmt.Errorf("the master does not answer: %w", err)
+		return o
+	}
+	isOurs := func(p runtime.Process) bool { return p.PID == worker }
+	if len(procs.Workers) > 0 && !slices.ContainsFunc(procs.Workers, isOurs) {
+		o.moved = procs.Workers[0].PID
+		return o
+	}
+	for _, p := range pidsOf(procs)[1:] {
+		if p != worker {
+			o.old++
+		}
+	}
+	raw, rows, err := s.o.Runtime.ServersState(ctx, worker)
+	if err != nil {
+		o.err = fmt.Errorf("worker %d does not answer: %w", worker, err)
+		return o
+	}
+	o.raw = raw
+	o.health = map[model.ServerKey]model.Health{}
+	joined := join(servers, rows)
+	for key, row := range joined {
+		o.health[key] = healthOf(row)
+	}
+	for key, h := range o.health {
+		if was, ok := prev.health[key]; !ok || was != h {
+			o.why = s.explain(ctx, worker, joined)
+			break
+		}
+	}
+	return o
+}
+
+// explain asks for what the checks found, in HAProxy's words. Without an answer the state alone is told.
+func (s *Supervisor) explain(ctx context.Context, worker int, joined map[model.ServerKey]runtime.ServerState) map[model.ServerKey]string {
+	stats, err := s.o.Runtime.Stats(ctx, worker)
+	if err != nil {
+		s.o.Log.Debug("the reason of a change is not known", "error", err)
+		return nil
+	}
+	type name struct{ backend, server string }
+	by := make(map[name]runtime.Stat, len(stats))
+	for _, st := range stats {
+		by[name{st.Backend, st.Server}] = st
+	}
+	why := make(map[model.ServerKey]string, len(joined))
+	for key, row := range joined {
+		if st, ok := by[name{row.Backend, row.Server}]; ok {
+			why[key] = checkWords(st)
+		}
+	}
+	return why
+}
+
+// checkWords puts HAProxy's check status into words (management manual, section 9.1, fields check_status and last_chk).
+func checkWords(st runtime.Stat) string {
+	words := map[string]string{
+		"INI":  "", // not checked by HAProxy yet: our own check is the last
+		"L4OK": "accepts connections", "L4TOUT": "connecting took too long",
+		"L4CON": "connection failed", "L6TOUT": "the TLS handshake took too long", "L6RSP": "the TLS handshake failed",
+		"L7OK": "check passed", "L7TOUT": "the check took too long", "L7RSP": "the body does not pass --min-api-version",
+		"L7STS": "the status does not pass", "SOCKERR": "socket error",
+	}
+	parts := []string{}
+	status := strings.TrimSpace(strings.TrimPrefix(st.CheckStatus, "* "))
+	if w, ok := words[status]; ok {
+		parts = append(parts, w)
+	} else if status != "" {
+		parts = append(parts, status)
+	}
+	if st.CheckCode > 0 {
+		parts = append(parts, fmt.Sprintf("status %d", st.CheckCode))
+	}
+	if st.LastCheck != "" {
+		parts = append(parts, st.LastCheck)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func healthOf(row runtime.ServerState) model.Health {
+	switch {
+	case row.Maint:
+		return model.Maintenance
+	case row.Up:
+		return model.Up
+	}
+	return model.Down
+}
+
+// join finds each server's row: by service and name, as our template writes them, else by its address, because the names in a
+// user's template are the user's.
+func join(servers []model.Server, rows []runtime.ServerState) map[model.ServerKey]runtime.ServerState {
+	byName := make(map[model.ServerKey]runtime.ServerState, len(rows))
+	byAddr := make(map[netip.AddrPort]runtime.ServerState, len(rows))
+	for _, r := range rows {
+		byName[model.ServerKey{Service: r.Backend, Name: r.Server}] = r
+		if _, ok := byAddr[r.Addr]; !ok && r.Addr.IsValid() {
+			byAddr[r.Addr] = r
+		}
+	}
+	out := make(map[model.ServerKey]runtime.ServerState, len(servers))
+	for _, s := range servers {
+		if r, ok := byName[s.Key()]; ok {
+			out[s.Key()] = r
+		} else if r, ok := byAddr[s.Addr()]; ok {
+			out[s.Key()] = r
+		}
+	}
+	return out
+}
+
+// saw takes over an observation.
+func (l *loop) saw(o observation) {
+	if o.worker != l.haproxy.Worker || !l.running {
+		l.observeAt = time.Now()
+		return // another worker serves now
+	}
+	if o.err != nil && l.applying {
+		return // a master that reloads is away for a moment
+	}
+	log := l.s.o.Log
+	if o.moved != 0 {
+		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
+		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
+		return
+	}
+	if o.err != nil {
+		if l.unanswered == "" {
+			log.Warn("haproxy does not answer, traffic is left as it is", "error", o.err)
+			l.changed = true
+		}
+		l.unanswered = printable(o.err.Error())
+		return
+	}
+	if l.unanswered != "" {
+		log.Info("haproxy answers again", "worker", o.worker)
+		l.unanswered, l.changed = "", true
+	}
+	if l.haproxy.OldWorkers != o.old {
+		l.haproxy.OldWorkers, l.changed = o.old, true
+	}
+	l.observed = o
+	for _, srv := range l.accepted.state.Servers {
+		l.note(srv.Key(), o)
+	}
+}
+
+// note logs and keeps one server's health where it is new.
+func (l *loop) note(key model.ServerKey, o observation) {
+	m := l.members[key]
+	if m == nil || !m.admitted {
+		return
+	}
+	h, ok := o.health[key]
+	if !ok {
+		h = model.Pending
+	}
+	if h == m.health {
+		if why := o.why[key]; why != "" && why != m.lastCheck {
+			m.lastCheck, l.changed = printable(why), true
+		}
+		return
+	}
+	why := o.why[key]
+	if h == model.Pending {
+		why = "the template renders no server for it"
+	}
+	if why == "" {
+		why = m.lastCheck
+	}
+	m.set(h, why, "")
+	l.changed = true
+	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
+	switch h {
+	case model.Up:
+		log.Info("is healthy")
+	case model.Maintenance:
+		log.Info("is in maintenance")
+	default:
+		log.Warn("is unhealthy")
+	}
+}

@@ -1,0 +1,188 @@
+package plan
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+)
+
+// Cause is the sort of a Reason, one of a closed set: it is the label of a metric.
+type Cause string
+
+// The causes of a reload.
+const (
+	ServerAdded   Cause = "server-added"
+	ServerRemoved Cause = "server-removed"
+	ServerChanged Cause = "server-changed"
+	IDCollision   Cause = "id-collision" // a newcomer changed another server's id, its place in the ring
+	Listeners     Cause = "listeners"
+	Settings      Cause = "settings" // anything else in the text
+	Files         Cause = "files"    // a certificate or another file beside the text
+)
+
+// Reason says why a reload is needed: the cause, and what it is about.
+type Reason struct {
+	Cause Cause
+	About []string // names, sorted as in the text; may be empty
+}
+
+// String names the cause and at most five subjects.
+func (r Reason) String() string {
+	const most = 5
+	about := r.About
+	if len(about) > most {
+		about = append(slices.Clone(about[:most]), fmt.Sprintf("and %d more", len(about)-most))
+	}
+	return strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
+}
+
+// Plan is what it takes: nothing, or a reload.
+type Plan struct{ Reload []Reason }
+
+// Empty reports whether nothing is to be done.
+func (p Plan) Empty() bool { return len(p.Reload) == 0 }
+
+// Reasons gives the reasons as people read them.
+func (p Plan) Reasons() []string {
+	var out []string
+	for _, r := range p.Reload {
+		out = append(out, r.String())
+	}
+	return out
+}
+
+// Make compares the bundle in force with the next one. The error says that one of the texts cannot be read.
+func Make(inForce, next conf.Bundle) (Plan, error) {
+	var p Plan
+	if !bytes.Equal(inForce.Main, next.Main) {
+		was, err := conf.Parse(inForce.Main)
+		if err != nil {
+			return Plan{}, fmt.Errorf("plan: text in force: %w", err)
+		}
+		now, err := conf.Parse(next.Main)
+		if err != nil {
+			return Plan{}, fmt.Errorf("plan: new text: %w", err)
+		}
+		p.add(servers(was, now)...)
+		p.add(listeners(was, now))
+		if !slices.Equal(rest(was), rest(now)) || p.Empty() {
+			p.add(Reason{Cause: Settings})
+		}
+	}
+	p.add(files(inForce.Files, next.Files))
+	return p, nil
+}
+
+func (p *Plan) add(reasons ...Reason) {
+	for _, r := range reasons {
+		if r.Cause != "" {
+			p.Reload = append(p.Reload, r)
+		}
+	}
+}
+
+type serverKey struct{ backend, name string }
+
+func (k serverKey) String() string { return k.backend + "/" + k.name }
+
+func servers(was, now conf.Text) []Reason {
+	old := map[serverKey]conf.Server{}
+	for _, s := range was.Servers() {
+		old[serverKey{s.Backend, s.Name}] = s
+	}
+	var added, removed, changed, moved []string
+	seen := map[serverKey]bool{}
+	for _, s := range now.Servers() {
+		key := serverKey{s.Backend, s.Name}
+		seen[key] = true
+		o, ok := old[key]
+		switch {
+		case !ok:
+			added = append(added, key.String())
+		case o.ID != s.ID && o.Raw == s.Raw:
+			moved = append(moved, key.String())
+		case !slices.Equal(o.Words, s.Words):
+			changed = append(changed, key.String())
+		}
+	}
+	for _, s := range was.Servers() {
+		if key := (serverKey{s.Backend, s.Name}); !seen[key] {
+			removed = append(removed, key.String())
+		}
+	}
+	return []Reason{
+		reason(ServerAdded, added), reason(ServerRemoved, removed), reason(ServerChanged, changed), reason(IDCollision, moved),
+	}
+}
+
+func listeners(was, now conf.Text) Reason {
+	about := diff(binds(was), binds(now), "+")
+	return reason(Listeners, append(about, diff(binds(now), binds(was), "-")...))
+}
+
+func binds(t conf.Text) []string {
+	var out []string
+	for _, b := range t.Binds() {
+		out = append(out, b.Section+" "+b.Raw)
+	}
+	return out
+}
+
+// diff gives what b has and a has not.
+func diff(a, b []string, mark string) []string {
+	have := map[string]bool{}
+	for _, x := range a {
+		have[x] = true
+	}
+	var out []string
+	for _, x := range b {
+		if !have[x] {
+			out = append(out, mark+x)
+		}
+	}
+	return out
+}
+
+func files(was, now map[string]conf.File) Reason {
+	var about []string
+	for name, f := range now {
+		if o, ok := was[name]; !ok || !bytes.Equal(o.Data, f.Data) {
+			about = append(about, name)
+		}
+	}
+	for name := range was {
+		if _, ok := now[name]; !ok {
+			about = append(about, "-"+name)
+		}
+	}
+	slices.Sort(about)
+	return reason(Files, about)
+}
+
+func reason(c Cause, about []string) Reason {
+	if len(about) == 0 {
+		return Reason{}
+	}
+	return Reason{Cause: c, About: about}
+}
+
+// rest is the text without its servers and the addresses of its binds: what is left counts as settings.
+func rest(t conf.Text) []string {
+	var out []string
+	for _, s := range t.Sections {
+		out = append(out, s.Kind+" "+s.Name)
+		for _, l := range s.Lines {
+			switch {
+			case len(l.Words) == 0, l.Words[0] == "server":
+			case l.Words[0] == "bind" && len(l.Words) > 1:
+				out = append(out, strings.Join(l.Words[2:], "\x00"))
+			default:
+				out = append(out, strings.Join(l.Words, "\x00"))
+			}
+		}
+	}
+	return out
+}

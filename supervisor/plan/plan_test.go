@@ -1,0 +1,67 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+)
+
+const base = `global
+  hard-stop-after 30m
+frontend f
+  bind 127.0.0.1:80
+  default_backend s
+backend s
+  balance uri path-only
+  server a 192.0.2.1:80 id 5
+  server b 192.0.2.2:80 id 9
+`
+
+func TestMake(t *testing.T) {
+	edit := func(old, new string) string { return strings.Replace(base, old, new, 1) }
+	tests := map[string]struct {
+		text  string
+		files map[string]conf.File
+		want  []string
+	}{
+		"nothing":                     {text: base},
+		"server added":                {text: base + "  server c 192.0.2.3:80 id 7\n", want: []string{"server-added s/c"}},
+		"server removed":              {text: edit("  server a 192.0.2.1:80 id 5\n", ""), want: []string{"server-removed s/a"}},
+		"server moved":                {text: edit("192.0.2.1:80", "192.0.2.8:80"), want: []string{"server-changed s/a"}},
+		"a newcomer takes an id":      {text: edit("id 9\n", "id 10\n  server c 192.0.2.3:80 id 9\n"), want: []string{"server-added s/c", "id-collision s/b"}},
+		"listener":                    {text: edit("bind 127.0.0.1:80", "bind 127.0.0.1:81"), want: []string{"listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
+		"setting":                     {text: edit("30m", "20m"), want: []string{"settings"}},
+		"comment":                     {text: base + "# word\n", want: []string{"settings"}},
+		"certificate":                 {text: base, files: map[string]conf.File{"certs/x.pem": {Data: []byte("x")}}, want: []string{"files certs/x.pem"}},
+		"another section, same lines": {text: edit("\nbackend s", "\nbackend t"), want: []string{"server-added t/a, t/b", "server-removed s/a, s/b", "settings"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p, err := Make(conf.Bundle{Main: []byte(base)}, conf.Bundle{Main: []byte(test.text), Files: test.files})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := p.Reasons(); !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if p.Empty() != (len(test.want) == 0) {
+				t.Errorf("empty: %v", p.Empty())
+			}
+		})
+	}
+}
+
+func TestManySubjects(t *testing.T) {
+	r := Reason{Cause: ServerAdded, About: strings.Fields("a b c d e f g")}
+	if got := r.String(); got != "server-added a, b, c, d, e, and 2 more" {
+		t.Error(got)
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	if _, err := Make(conf.Bundle{Main: []byte(base)}, conf.Bundle{Main: []byte("global\n  log \"x\n")}); err == nil {
+		t.Error("a text with an open quote was planned")
+	}
+}

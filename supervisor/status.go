@@ -1,0 +1,142 @@
+package supervisor
+
+import (
+	"slices"
+	"time"
+
+	"github.com/fnlb/fnlb/model"
+)
+
+// keptChanges is how many applies /1/lb/changes shows.
+const keptChanges = 200
+
+// Status is the supervisor's part of what people see.
+type Status struct {
+	Phase    model.Phase
+	HAProxy  model.HAProxyStatus
+	Applied  uint64 // revision of the State in force
+	Servers  []model.ServerStatus
+	Problems []model.Problem
+	Degraded []string
+	Changes  []model.Apply // newest first, at most 200; Noop is not listed
+	Counters Counters
+	Config   []byte // the text in force
+}
+
+// ApplyKey counts applies by how they went.
+type ApplyKey struct {
+	Method model.Method
+	OK     bool
+}
+
+// Counters only grow. The maps are never changed after they were published.
+type Counters struct {
+	Applies  map[ApplyKey]uint64
+	Reasons  map[string]uint64 // reloads by cause
+	Seconds  []float64         // upper bounds of the buckets below, in seconds
+	Buckets  []uint64          // applies that took at most as long, not cumulated; one more for the rest
+	Sum      float64           // seconds of all applies
+	Restarts uint64
+}
+
+var applyBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+
+// record counts an apply, and keeps it for people unless nothing was done.
+func (l *loop) record(a model.Apply, causes []string, took time.Duration) {
+	c := &l.counters
+	c.Applies[ApplyKey{a.Method, a.Error == ""}]++
+	i, _ := slices.BinarySearch(applyBuckets, took.Seconds())
+	c.Buckets[i]++
+	c.Sum += took.Seconds()
+	for _, cause := range causes {
+		c.Reasons[cause]++
+	}
+	if a.Method == model.Noop && a.Error == "" {
+		return
+	}
+	l.changes = append([]model.Apply{a}, l.changes[:min(len(l.changes), keptChanges-1)]...)
+	l.changed = true
+}
+
+// publish replaces the Status when something changed. With many servers it is bounded to a twentieth of the time, so that a
+// storm of changes does not turn into a storm of copies.
+func (l *loop) publish(now time.Time) {
+	if !l.changed || now.Before(l.publishAt) {
+		return
+	}
+	st := &Status{
+		Phase:    l.phase,
+		HAProxy:  l.haproxy,
+		Applied:  l.applied,
+		Servers:  l.serverStatus(),
+		Changes:  l.changes,
+		Counters: l.counters.clone(),
+	}
+	if l.accepted != nil {
+		st.Config = l.accepted.bundle.Main
+	}
+	st.Problems, st.Degraded = l.problems()
+	l.s.status.Store(st)
+	l.changed = false
+	l.publishAt = now.Add(20 * time.Since(now))
+}
+
+func (l *loop) serverStatus() []model.ServerStatus {
+	out := make([]model.ServerStatus, 0, len(l.wanted.Servers))
+	for _, srv := range l.wanted.Servers {
+		st := model.ServerStatus{Service: srv.Service, Name: srv.Name, Owner: srv.Owner}
+		if m := l.members[srv.Key()]; m != nil {
+			st.Health, st.Since, st.LastCheck, st.Mend = m.health, m.since, m.lastCheck, m.mend
+			if m.addr.IsValid() {
+				st.Address = m.addr.String()
+			}
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// problems lists what a person should mend, and in short what readiness calls degraded.
+func (l *loop) problems() (out []model.Problem, degraded []string) {
+	for _, p := range []*model.Problem{l.refused, l.badRenderer} {
+		if p != nil {
+			out = append(out, *p)
+			degraded = append(degraded, "refused: "+p.Reason)
+		}
+	}
+	if l.unanswered != "" {
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "haproxy", Name: "worker"}, Reason: l.unanswered, Mend: "look at its process; fnlb goes on asking"})
+		degraded = append(degraded, "haproxy: "+l.unanswered)
+	}
+	if l.phase == model.Broken {
+		degraded = append(degraded, "haproxy: it died and is being started again")
+	}
+	for _, b := range l.untried {
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
+	}
+	for _, srv := range l.wanted.Servers {
+		if m := l.members[srv.Key()]; m != nil && m.health == model.Pending && m.mend != "" {
+			out = append(out, model.Problem{Kind: model.Refused, Owner: srv.Owner, Reason: m.lastCheck, Mend: m.mend})
+		}
+	}
+	return out, degraded
+}
+
+func newCounters() Counters {
+	return Counters{
+		Applies: map[ApplyKey]uint64{}, Reasons: map[string]uint64{},
+		Seconds: applyBuckets, Buckets: make([]uint64, len(applyBuckets)+1),
+	}
+}
+
+func (c Counters) clone() Counters {
+	d := c
+	d.Applies, d.Reasons, d.Buckets = map[ApplyKey]uint64{}, map[string]uint64{}, slices.Clone(c.Buckets)
+	for k, v := range c.Applies {
+		d.Applies[k] = v
+	}
+	for k, v := range c.Reasons {
+		d.Reasons[k] = v
+	}
+	return d
+}

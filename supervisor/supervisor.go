@@ -1,0 +1,142 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fnlb/fnlb/check"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+)
+
+// Renderer makes the configuration of a State. It must be pure: equal States give equal bundles.
+type Renderer interface {
+	Render(model.State, conf.Abilities) (conf.Bundle, error)
+}
+
+// Process is HAProxy as a process: haproxy/process.Child.
+type Process interface {
+	Start(ctx context.Context, revision string) (process.Identity, error)
+	Exited() <-chan error
+	Stop(ctx context.Context) error // graceful until ctx ends, then at once
+}
+
+// Runtime is HAProxy's master socket: haproxy/runtime.Client.
+type Runtime interface {
+	Reload(ctx context.Context, revision string) (worker int, err error) // verified
+	Processes(ctx context.Context) (runtime.Processes, error)
+	ServersState(ctx context.Context, worker int) (raw []byte, rows []runtime.ServerState, err error)
+	Stats(ctx context.Context, worker int) ([]runtime.Stat, error)
+	Info(ctx context.Context, worker int) (runtime.Info, error)
+}
+
+// Checker asks the real HAProxy about a text: haproxy/process.Checker.
+type Checker interface {
+	Check(ctx context.Context, files ...string) (warnings string, err error)
+}
+
+// Prober is our own health check: check.Prober.
+type Prober interface {
+	Probe(ctx context.Context, rule model.Check, at netip.AddrPort, host string) check.Result
+}
+
+// Resolver looks names up: net.Resolver.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// BindChecker tries listen addresses: haproxy/process.CheckBinds.
+type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.Bind, err error)
+
+// Options are the supervisor's parts and limits. All are needed but Allowed.
+type Options struct {
+	Files     Files
+	Abilities conf.Abilities
+	Renderer  Renderer
+	Process   Process
+	Runtime   Runtime
+	Checker   Checker
+	Binds     BindChecker
+	Prober    Prober
+	Resolver  Resolver
+	Retire    func(master int) error     // asks another master to finish and end
+	Allowed   func(netip.AddrPort) error // asked about every address that a name gave; nil: all are allowed
+
+	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
+	StopDelay        time.Duration // from the stop's begin until the ports close
+	ShutdownTimeout  time.Duration // for running requests to end; 0 no limit
+	Probes           int           // probes at a time
+	Log              *slog.Logger
+}
+
+// Supervisor runs one HAProxy. Put, SetRenderer and Status may be called from anywhere at any time.
+type Supervisor struct {
+	o Options
+
+	mu    sync.Mutex // guards inbox
+	inbox inbox
+	wake  chan struct{}
+
+	status atomic.Pointer[Status]
+}
+
+// inbox holds the newest of what came from outside; what it held before is superseded.
+type inbox struct {
+	state      *model.State
+	renderer   Renderer
+	unreadable *model.Problem
+}
+
+// New makes a Supervisor; Run starts it.
+func New(o Options) *Supervisor {
+	if o.Allowed == nil {
+		o.Allowed = func(netip.AddrPort) error { return nil }
+	}
+	s := &Supervisor{o: o, wake: make(chan struct{}, 1)}
+	s.status.Store(&Status{Phase: model.Starting})
+	return s
+}
+
+// Put hands over the newest State. It does not block.
+func (s *Supervisor) Put(st model.State) {
+	s.deliver(func(in *inbox) { in.state = &st })
+}
+
+// SetRenderer replaces the renderer, after a template or a certificate was read again. When its text is refused, the renderer
+// in force stays. It does not block.
+func (s *Supervisor) SetRenderer(r Renderer) {
+	s.deliver(func(in *inbox) { in.renderer, in.unreadable = r, nil })
+}
+
+// Unreadable tells that a template or a certificate was to be read again and could not be: the renderer in force stays, and
+// Status shows the problem until a good one comes. It does not block.
+func (s *Supervisor) Unreadable(p model.Problem) {
+	s.deliver(func(in *inbox) { in.renderer, in.unreadable = nil, &p })
+}
+
+func (s *Supervisor) deliver(put func(*inbox)) {
+	s.mu.Lock()
+	put(&s.inbox)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Supervisor) collect() inbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := s.inbox
+	s.inbox = inbox{}
+	return in
+}
+
+// Status is what the supervisor knows. It is replaced, never changed.
+func (s *Supervisor) Status() *Status { return s.status.Load() }
