@@ -1,0 +1,12 @@
+// Package discovery says what a source of backends is, and collects what all sources say into one State.
+//
+// It stands between the sources (its children, and Static) and the supervisor:
+//
+//	Source --Snapshot--> Collector --State (revision)--> supervisor
+//
+// Invariants:
+//   - A Snapshot is the whole truth of its source; the newest wins. While a source is down its last truth stays.
+//   - No State leaves before every source has sent its first Snapshot, or the start-up barrier has passed.
+//   - A State leaves when there was quiet; one that takes servers away leaves at once. Equal States leave once.
+//   - One goroutine, that of Run, merges and sends; a State is never changed after it was sent.
+package discovery

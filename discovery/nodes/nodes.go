@@ -1,0 +1,197 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fnlb/fnlb/discovery"
+	"github.com/fnlb/fnlb/model"
+)
+
+// Limit is how many nodes there may be, so that nobody fills memory through the API.
+const Limit = 20_000
+
+// Snapshots are not made more often than each minPause, nor so often that they take more than a tenth of a core.
+const (
+	minPause = 10 * time.Millisecond
+	share    = 10
+)
+
+const name = "nodes"
+
+// Options are what a Source needs.
+type Options struct {
+	Service string       // whose servers the nodes become
+	Initial []model.Node // the flag's
+	Policy  model.Policy // which addresses may be nodes
+	Now     func() time.Time
+}
+
+// Source keeps the nodes. Its methods may be called by any goroutine.
+type Source struct {
+	o        Options
+	problems []model.Problem // of the initial nodes
+	changed  chan struct{}   // the nodes have changed since Run read it last; one place is enough
+
+	mu    sync.Mutex
+	nodes []*node        // in the order of the calls; the last one takes the place of one that goes
+	place map[string]int // of a key in nodes
+}
+
+// node is never changed.
+type node struct {
+	key   string // model.Node.String
+	offer model.Offer
+}
+
+var _ discovery.Source = (*Source)(nil)
+
+// New keeps the initial nodes; those that are refused stand as Problems in the Snapshot.
+func New(o Options) *Source {
+	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}}
+	now := o.Now()
+	for _, n := range o.Initial {
+		if err := s.add(n, now); err != nil {
+			s.problems = append(s.problems, *err)
+		}
+	}
+	return s
+}
+
+// Name is "nodes".
+func (s *Source) Name() string { return name }
+
+// Set adds the node HOST:PORT; adding one twice is a success. An error is a model.Problem: Invalid when n cannot be read,
+// Refused when it is not allowed or there are too many.
+func (s *Source) Set(_ context.Context, n string) error {
+	parsed, err := parse(n)
+	if err != nil {
+		return *err
+	}
+	if err := s.add(parsed, s.o.Now()); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Delete removes the node; removing an unknown one is a success. An error is a model.Problem of kind Invalid.
+func (s *Source) Delete(_ context.Context, n string) error {
+	parsed, err := parse(n)
+	if err != nil {
+		return *err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := parsed.String()
+	i, found := s.place[key]
+	if !found {
+		return nil
+	}
+	end := len(s.nodes) - 1
+	last := s.nodes[end]
+	s.nodes[i], s.place[last.key] = last, i
+	s.nodes[end] = nil // nothing holds it any more
+	s.nodes = s.nodes[:end]
+	delete(s.place, key)
+	s.signal()
+	return nil
+}
+
+// List gives the nodes as canonical HOST:PORT, sorted.
+func (s *Source) List() []string {
+	nodes := s.clone()
+	list := make([]string, len(nodes))
+	for i, n := range nodes {
+		list[i] = n.key
+	}
+	slices.Sort(list)
+	return list
+}
+
+// clone is all that List and Run do under the lock, so that thousands of nodes hold up nobody who adds one.
+func (s *Source) clone() []*node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.nodes)
+}
+
+func parse(n string) (model.Node, *model.Problem) {
+	parsed, err := model.ParseNode(n)
+	if err != nil {
+		return model.Node{}, &model.Problem{Kind: model.Invalid, Owner: model.Owner{Source: name}, Reason: err.Error()}
+	}
+	return parsed, nil
+}
+
+func (s *Source) add(n model.Node, now time.Time) *model.Problem {
+	key := n.String()
+	problem := func(kind model.Kind, reason, mend string) *model.Problem {
+		return &model.Problem{Kind: kind, Owner: model.Owner{Source: name, Name: key}, Reason: reason, Mend: mend}
+	}
+	server := model.Server{Service: s.o.Service, Name: n.ServerName(), IP: n.IP, Host: n.Host, Port: n.Port}
+	if !model.ValidName(server.Name) {
+		return problem(model.Invalid, fmt.Sprintf("node %q: it is too long to be a server's name", key), "use an address or a shorter name")
+	}
+	// A name is checked after it was resolved, each time again (the supervisor does).
+	if n.IP.IsValid() {
+		if err := s.o.Policy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {
+			return problem(model.Refused, "node "+err.Error(), "")
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, found := s.place[key]; found {
+		return nil
+	}
+	if len(s.nodes) >= Limit {
+		return problem(model.Refused, fmt.Sprintf("node %s: there are %d nodes, the most that are kept", key, Limit), "delete some first")
+	}
+	added := &node{key: key, offer: model.Offer{Owner: model.Owner{Source: name, Name: key}, Since: now}}
+	added.offer.Servers = []model.Server{server}
+	s.place[key] = len(s.nodes)
+	s.nodes = append(s.nodes, added)
+	s.signal()
+	return nil
+}
+
+// signal tells Run of a change.
+func (s *Source) signal() {
+	select {
+	case s.changed <- struct{}{}:
+	default: // Run has not read the last change yet, it will see this one with it
+	}
+}
+
+// Run puts a Snapshot now and after changes, until ctx ends.
+func (s *Source) Run(ctx context.Context, to discovery.Sink) error {
+	for {
+		start := time.Now()
+		to.Put(s.snapshot())
+		pause := time.NewTimer(max(minPause, share*time.Since(start)))
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		case <-pause.C:
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.changed:
+		}
+	}
+}
+
+// snapshot gives one Offer a node; their order means nothing, Merge sorts them.
+func (s *Source) snapshot() model.Snapshot {
+	nodes := s.clone()
+	offers := make([]model.Offer, len(nodes))
+	for i, n := range nodes {
+		offers[i] = n.offer
+	}
+	return model.Snapshot{Source: name, Offers: offers, Problems: s.problems}
+}
