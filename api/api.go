@@ -1,0 +1,51 @@
+package api
+
+import (
+	"context"
+
+	"github.com/fnlb/fnlb/model"
+)
+
+// Nodes is what PUT, DELETE and GET /1/lb/nodes act on. Errors are model.Problem; its Kind becomes the HTTP status.
+type Nodes interface {
+	// Set adds a node HOST:PORT and returns once it is stored; adding one twice is a success.
+	Set(ctx context.Context, n string) error
+	// Delete removes a node; removing an unknown one is a success.
+	Delete(ctx context.Context, n string) error
+	// List gives the nodes as canonical HOST:PORT, sorted (model.Node.String).
+	List() []string
+}
+
+// Reporter tells what the balancer does. Its calls do not block; what they return is changed by nobody.
+type Reporter interface {
+	Status() model.Status
+	// Changes gives the last 200 applies, oldest first.
+	Changes() []model.Apply
+	// Config gives HAProxy's configuration in force, secrets masked; nil before there is one.
+	Config() []byte
+	// Counters gives what has been counted since the start.
+	Counters() Counters
+}
+
+// Counters only grow. They stand beside Status because Changes forgets.
+type Counters struct {
+	Applies map[ApplyKey]uint64
+	// Seconds is how long the applies took, of every method and result.
+	Seconds Histogram
+	// Reloads counts reloads by the sort of reason. The keys must come from a closed list: each is a time series, so none may
+	// have a name of an outsider in it.
+	Reloads map[string]uint64
+}
+
+// ApplyKey sorts applies: Result is "ok" or "error".
+type ApplyKey struct {
+	Method model.Method
+	Result string
+}
+
+// Histogram is a cumulative one, as Prometheus has it: Buckets[b] counts the observations that are at most b.
+type Histogram struct {
+	Count   uint64
+	Sum     float64
+	Buckets map[float64]uint64
+}

@@ -1,0 +1,32 @@
+package rest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// What readNode takes has one reading, that of encoding/json; what it refuses gets one line.
+func FuzzReadNode(f *testing.F) {
+	for _, s := range []string{`{"node":"h:1"}`, `{"node":"h:1","node":"h:2"}`, `{"node":null}`, `{}`, `[]`, `{"node":"\ud800"}`, `{"node":"h:1"}{}`,
+		"\xef\xbb\xbf{}", `{"node":{"node":"h:1"}}`, `{"n\u006fde":"a"}`, `{"node" "x"}`, `{"node":"x",}`, `{,"node":"x"}`, `{"node":1e999}`, "{\"\x00\":1}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		node, err := readNode(body)
+		if err != nil {
+			if msg := err.Error(); !utf8.ValidString(msg) || strings.ContainsAny(msg, "\r\n\x00") || len(msg) > 1000 {
+				t.Errorf("%q: error %q", body, msg)
+			}
+			return
+		}
+		var want map[string]string
+		if err := json.Unmarshal(body, &want); err != nil || len(want) != 1 || want["node"] != node {
+			t.Errorf("%q: read %q, encoding/json has %q, %v", body, node, want, err)
+		}
+		if strings.Count(string(body), `"node"`) > 2 { // the key once, and at most the value
+			t.Errorf("%q: a second key was not seen", body)
+		}
+	})
+}
