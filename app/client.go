@@ -1,0 +1,188 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/model"
+)
+
+// clientTime bounds one call to the running balancer.
+const clientTime = 10 * time.Second
+
+// ask calls the management API of the running balancer by its admin socket, which serves whatever the template says.
+func (c *call) ask(method, path string, body any) (int, []byte, error) {
+	socket := dirsOf(&c.settings).adminSocket()
+	client := http.Client{Timeout: clientTime, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	var payload io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return 0, nil, err
+		}
+		payload = bytes.NewReader(data)
+	}
+	req, err := http.NewRequest(method, "http://localhost"+path, payload)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, nil, fmt.Errorf("no balancer answers on %s: %w; is it running with this --run-dir?", socket, errors.Unwrap(err))
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return 0, nil, fmt.Errorf("read the balancer's answer: %w", err)
+	}
+	return resp.StatusCode, data, nil
+}
+
+// nodes lists, adds and removes nodes.
+func nodes(c *call) error {
+	verb := "list"
+	args := c.args
+	if len(args) > 0 {
+		verb, args = args[0], args[1:]
+	}
+	switch {
+	case verb == "list" && len(args) == 0:
+		return c.listNodes()
+	case (verb == "add" || verb == "remove") && len(args) > 0:
+		return c.changeNodes(verb, args)
+	}
+	return &config.UsageError{Reason: "wrong use of fnlb nodes", Hint: "fnlb nodes [list | add NODE… | remove NODE…]"}
+}
+
+func (c *call) listNodes() error {
+	status, data, err := c.ask(http.MethodGet, "/1/lb/nodes", nil)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return answered(status, data)
+	}
+	if c.json {
+		_, err := c.Stdout.Write(data)
+		return err
+	}
+	var list struct {
+		Nodes map[string]string `json:"nodes"`
+	}
+	if err := json.Unmarshal(data, &list); err != nil {
+		return fmt.Errorf("read the balancer's answer: %w", err)
+	}
+	t := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
+	rows := []string{"NODE\tSTATE"}
+	for _, node := range slices.Sorted(maps.Keys(list.Nodes)) {
+		rows = append(rows, node+"\t"+list.Nodes[node])
+	}
+	if _, err := io.WriteString(t, strings.Join(rows, "\n")+"\n"); err != nil {
+		return err
+	}
+	return t.Flush()
+}
+
+func (c *call) changeNodes(verb string, list []string) error {
+	method := http.MethodPut
+	if verb == "remove" {
+		method = http.MethodDelete
+	}
+	for _, node := range list { // all or nothing where the input is wrong
+		if _, err := model.ParseNode(node); err != nil {
+			return &config.UsageError{Reason: err.Error()}
+		}
+	}
+	for _, node := range list {
+		status, data, err := c.ask(method, "/1/lb/nodes", map[string]string{"node": node})
+		if err != nil {
+			return err
+		}
+		if status != http.StatusOK {
+			return answered(status, data)
+		}
+		if c.json {
+			if _, err := c.Stdout.Write(data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// answered is the error behind an answer that is none of success.
+func answered(status int, data []byte) error {
+	var m struct {
+		Msg string `json:"msg"`
+	}
+	if err := json.Unmarshal(data, &m); err != nil || m.Msg == "" {
+		return fmt.Errorf("the balancer answered with status %d", status)
+	}
+	return errors.New(m.Msg)
+}
+
+// healthcheck is Docker's: exit code 0 or 1, and the reason on standard output.
+func healthcheck(c *call) error {
+	status, data, err := c.ask(http.MethodGet, "/1/lb/readyz", nil)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Stdout.Write(data); err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return errSilent
+	}
+	return nil
+}
+
+// version prints what was built.
+func version(c *call) error {
+	if c.json {
+		return json.NewEncoder(c.Stdout).Encode(map[string]string{
+			"version": config.Version, "commit": config.Commit, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+		})
+	}
+	_, err := fmt.Fprintf(c.Stdout, "fnlb %s %s %s/%s\n", config.FullVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// completion prints a script that completes commands and flags.
+func completion(c *call) error {
+	var names, flags []string
+	for _, cmd := range commands() {
+		names = append(names, cmd.name)
+	}
+	for _, f := range config.Names() {
+		flags = append(flags, "--"+f)
+	}
+	words := strings.Join(append(names, flags...), " ")
+	scripts := map[string]string{
+		"bash": "complete -W %q -o default fnlb\n",
+		"zsh":  "#compdef fnlb\ncompdef '_arguments \"*: :(%s)\"' fnlb\n",
+		"fish": "complete -c fnlb -a %q\n",
+	}
+	if len(c.args) != 1 || scripts[c.args[0]] == "" {
+		return &config.UsageError{Reason: "name one shell", Hint: "fnlb completion bash | zsh | fish"}
+	}
+	_, err := fmt.Fprintf(c.Stdout, scripts[c.args[0]], words)
+	return err
+}

@@ -1,0 +1,89 @@
+package app
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/fnlb/fnlb/api/rest"
+	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/templates"
+)
+
+// certName is the listen port's certificate, as routes name it.
+const certName = "listen.pem"
+
+// renderer binds a template to what the process is and to the certificate. It is read anew as a whole: a value never changes.
+type renderer struct {
+	template *templates.Template
+	globals  templates.Globals
+	files    map[string]conf.File
+}
+
+// Render makes the supervisor's bundle.
+func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) {
+	b, err := r.template.Render(s, r.globals, a)
+	if err != nil {
+		return conf.Bundle{}, err
+	}
+	b.Files = r.files
+	return b, nil
+}
+
+// newRenderer reads the template and the certificate that the settings name.
+func newRenderer(s *config.Settings, user identity, stateFile string) (*renderer, error) {
+	dirs := dirsOf(s)
+	r := &renderer{
+		template: templates.Builtin(),
+		globals: templates.Globals{
+			User: user.name, Group: user.group,
+			PidFile: filepath.Join(s.RunDir, "haproxy.pid"), SockFile: filepath.Join(dirs.private, "stats.sock"),
+			StateFile: stateFile, ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
+		},
+	}
+	if s.Template != "" {
+		text, err := os.ReadFile(s.Template)
+		if err != nil {
+			return nil, fmt.Errorf("read the template: %w; correct --template", err)
+		}
+		if r.template, err = templates.Parse(filepath.Base(s.Template), text); err != nil {
+			return nil, fmt.Errorf("%w; correct %s", err, s.Template)
+		}
+	}
+	if s.TLSCert != "" {
+		if err := r.certificate(s); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// certificate reads and tries the certificate. HAProxy gets a copy in the run directory, so that a file that breaks later
+// cannot take a reload down; the copy's folder is named by its content, so that a new one overwrites nothing in use.
+func (r *renderer) certificate(s *config.Settings) error {
+	pem, err := os.ReadFile(s.TLSCert)
+	if err != nil {
+		return fmt.Errorf("read the certificate: %w; correct --tls-cert", err)
+	}
+	if _, err := tls.X509KeyPair(pem, pem); err != nil {
+		return fmt.Errorf("certificate %s: %w; --tls-cert needs a PEM file with a certificate and its key", s.TLSCert, err)
+	}
+	sum := sha256.Sum256(pem)
+	folder := path.Join("certs", hex.EncodeToString(sum[:8]))
+	r.globals.CertDir = filepath.Join(s.RunDir, filepath.FromSlash(folder))
+	r.files = map[string]conf.File{path.Join(folder, certName): {Data: pem, Secret: true}}
+	return nil
+}
+
+// hasIPv6 reports whether the host has IPv6 at all.
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/net/if_inet6")
+	return err == nil
+}

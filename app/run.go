@@ -1,0 +1,372 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fnlb/fnlb/api/access"
+	"github.com/fnlb/fnlb/api/metrics"
+	"github.com/fnlb/fnlb/api/rest"
+	"github.com/fnlb/fnlb/check"
+	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/discovery"
+	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
+)
+
+// barrier is how long the first State waits for a source that says nothing.
+const barrier = 5 * time.Second
+
+// balancer is the running program.
+type balancer struct {
+	s      config.Settings
+	log    *slog.Logger
+	dirs   dirs
+	worker identity
+	files  supervisor.Files
+
+	nodes      *nodesource.Source
+	collector  *discovery.Collector
+	supervisor *supervisor.Supervisor
+	servers    []server
+	closers    []func() error // what must be undone at the end, in reverse order
+}
+
+// server is one listener of the management API.
+type server struct {
+	l net.Listener
+	h http.Handler
+}
+
+// runBalancer is the command without a name.
+func runBalancer(c *call) error {
+	log := slog.New(slog.NewTextHandler(c.Stderr, &slog.HandlerOptions{Level: c.settings.LogLevel}))
+	for _, w := range c.settings.Warnings {
+		log.Warn(w)
+	}
+	b := &balancer{s: c.settings, log: log, dirs: dirsOf(&c.settings)}
+	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
+	defer b.close()
+	if err := b.build(c); err != nil {
+		return err
+	}
+	if err := b.run(c.Signals()); err != nil {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// build does everything that can fail before anything live is touched.
+func (b *balancer) build(c *call) error {
+	ctx := context.Background()
+	binary, err := findHAProxy(b.s.HAProxy)
+	if err != nil {
+		return err
+	}
+	abilities, err := process.ReadAbilities(ctx, binary)
+	if err != nil {
+		return err
+	}
+	if b.worker, err = workerIdentity(&b.s); err != nil {
+		return err
+	}
+	render, err := newRenderer(&b.s, b.worker, b.files.State())
+	if err != nil {
+		return err
+	}
+	rules, err := accessRules(&b.s, b.log)
+	if err != nil {
+		return err
+	}
+	limit, err := raiseFileLimit(b.log)
+	if err != nil {
+		return err
+	}
+	if err := b.claim(); err != nil {
+		return err
+	}
+	accessLog, err := b.openAccessLog(c)
+	if err != nil {
+		return err
+	}
+	client := runtime.New(b.dirs.masterSocket())
+	b.supervisor = supervisor.New(supervisor.Options{
+		Files: b.files, Abilities: abilities, Renderer: render,
+		Process: process.New(process.Options{
+			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(),
+			Log: b.dirs.haproxyLog(), AccessLog: accessLog,
+		}, client),
+		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Retire: func(master int) error { return process.Retire(master, b.dirs.masterSocket()) },
+		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
+		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout,
+		Probes: int(min(limit/4, 512)), Log: b.log,
+	})
+	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
+	cert := ""
+	if b.s.TLSCert != "" {
+		cert = certName
+	}
+	b.collector = discovery.New(discovery.Options{
+		Sources: []discovery.Source{
+			discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: []model.Offer{b.s.Pool(cert)}}}, b.nodes,
+		},
+		Min: b.s.WaitMin, Max: b.s.WaitMax, Barrier: barrier, Out: b.supervisor.Put, Log: b.log,
+	})
+	return b.listen(rules)
+}
+
+// findHAProxy gives the absolute path: the master executes it again at every reload, from whatever folder.
+func findHAProxy(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("haproxy: %w; install it (apt-get install haproxy) or name it with --haproxy", err)
+	}
+	return path, nil
+}
+
+// raiseFileLimit sets the limit on open files for us and for HAProxy, which derives its maxconn from it.
+func raiseFileLimit(log *slog.Logger) (uint64, error) {
+	limit, err := process.FileLimit()
+	if err != nil {
+		return 0, err
+	}
+	if err := process.SetFileLimit(limit); err != nil {
+		return 0, err
+	}
+	log.Debug("open files", "limit", limit)
+	return limit, nil
+}
+
+// claim makes the run directory ours.
+func (b *balancer) claim() error {
+	if err := b.dirs.prepare(b.worker); err != nil {
+		return err
+	}
+	held, err := b.dirs.lock(b.files.Config)
+	if err != nil {
+		return err
+	}
+	b.closers = append(b.closers, held.release)
+	if err := os.WriteFile(b.dirs.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+		return fmt.Errorf("run directory: %w; free some space, or choose another with --run-dir", err)
+	}
+	b.closers = append(b.closers, func() error { return os.Remove(b.dirs.pidFile()) }, b.files.Remove)
+	return nil
+}
+
+// openAccessLog opens what HAProxy writes its access log to. Our own standard output is opened anew, because HAProxy makes its
+// file description non-blocking, and ours is shared with whoever started us.
+func (b *balancer) openAccessLog(c *call) (*os.File, error) {
+	path := b.s.AccessLog
+	switch path {
+	case "off":
+		return nil, nil
+	case "stdout":
+		path = "/proc/self/fd/1"
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if out, ok := c.Stdout.(*os.File); err != nil && ok && b.s.AccessLog == "stdout" {
+		f, err = dup(out) // a socket cannot be opened anew
+	}
+	if err != nil {
+		return nil, fmt.Errorf("access log: %w; correct --access-log", err)
+	}
+	b.closers = append(b.closers, f.Close)
+	return f, nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// listen opens the management API: the admin socket always, then the socket behind HAProxy or a port of our own.
+func (b *balancer) listen(rules access.Rules) error {
+	report := &report{b: b}
+	panics := new(atomic.Uint64)
+	handler := func(own bool) http.Handler {
+		return rest.New(rest.Options{
+			Nodes: b.nodes, Reporter: report, Own: own, Panics: panics, Log: b.log,
+			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, Log: b.log}),
+		})
+	}
+	admin, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
+	if err != nil {
+		return err
+	}
+	b.add(admin, rules.Wrap(handler(false), access.Admin))
+	if b.s.SharedPort() {
+		l, err := unixListener(b.dirs.managementSocket(), 0o660, b.worker.gid)
+		if err != nil {
+			return err
+		}
+		b.add(access.FromHAProxy(l), rules.Wrap(handler(false), access.Traffic))
+		return nil
+	}
+	l, err := net.Listen("tcp", b.s.Management.String())
+	if err != nil {
+		return fmt.Errorf("management: %w; free the port, or choose another with --mgmt-listen", err)
+	}
+	b.add(l, rules.Wrap(handler(true), access.Port))
+	return nil
+}
+
+func (b *balancer) add(l net.Listener, h http.Handler) {
+	b.servers = append(b.servers, server{l, h})
+	b.closers = append(b.closers, func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+// unixListener opens a socket; the locks are held, so a file that is there is a dead fnlb's.
+func unixListener(path string, mode fs.FileMode, gid int) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("management socket: %w", err)
+	}
+	// Made under another name, so that nobody connects before the rights are right.
+	hidden := path + ".new"
+	if err := os.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("management socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("management socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(hidden, mode)
+	if err == nil && gid >= 0 {
+		err = os.Chown(hidden, -1, gid)
+	}
+	if err == nil {
+		err = os.Rename(hidden, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("management socket: %w", err), l.Close())
+	}
+	return &socketFile{l, path}, nil
+}
+
+// socketFile removes its file when it is closed.
+type socketFile struct {
+	*net.UnixListener
+	path string
+}
+
+func (s *socketFile) Close() error {
+	err := s.UnixListener.Close()
+	if rmErr := os.Remove(s.path); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return err
+}
+
+// run runs the parts side by side until the supervisor has stopped HAProxy or a part fails.
+func (b *balancer) run(signals <-chan os.Signal) error {
+	soft, stop := context.WithCancel(context.Background())
+	defer stop()
+	hard, stopNow := context.WithCancel(context.Background())
+	defer stopNow()
+	others, end := context.WithCancel(context.Background())
+	defer end()
+
+	var g errgroup.Group
+	part := func(name string, f func() error) {
+		g.Go(func() error {
+			err := f()
+			if err != nil && others.Err() == nil {
+				b.log.Error("a part failed, stopping", "part", name, "error", err)
+				stop()
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	for _, s := range b.servers {
+		part("management", func() error { return rest.Serve(others, s.l, s.h, b.log) })
+	}
+	part("sources", func() error { return b.collector.Run(others) })
+	g.Go(func() error {
+		b.obey(others, signals, stop, stopNow)
+		return nil
+	})
+	g.Go(func() error {
+		defer end()
+		return b.supervisor.Run(soft, hard)
+	})
+	b.log.Info("fnlb", "version", config.FullVersion(), "listen", b.s.Listen, "mgmt", b.s.Management, "nodes", len(b.s.Nodes), "run_dir", b.s.RunDir)
+	return g.Wait()
+}
+
+// obey turns signals into what they mean until ctx ends.
+func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, stopNow func()) {
+	stopping := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case sig := <-signals:
+			switch {
+			case sig == syscall.SIGHUP:
+				b.reread()
+			case stopping:
+				b.log.Warn("second signal, stopping at once", "signal", sig)
+				stopNow()
+			default:
+				b.log.Info("signal", "signal", sig)
+				stopping = true
+				stop()
+			}
+		}
+	}
+}
+
+// reread reads template and certificate again, for SIGHUP. What cannot be read changes nothing.
+func (b *balancer) reread() {
+	r, err := newRenderer(&b.s, b.worker, b.files.State())
+	if err != nil {
+		b.log.Error("not read again, what ran goes on", "error", err)
+		b.supervisor.Unreadable(model.Problem{
+			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
+		})
+		return
+	}
+	b.log.Info("read again")
+	b.supervisor.SetRenderer(r)
+}
+
+// close undoes what build did, in reverse order.
+func (b *balancer) close() {
+	for i := len(b.closers) - 1; i >= 0; i-- {
+		if err := b.closers[i](); err != nil {
+			b.log.Warn("not all was cleaned up", "error", err)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
+)
+
+// render prints the configuration that the flags give. It needs neither HAProxy nor root: without a HAProxy it writes for the
+// oldest that is supported.
+func render(c *call) error {
+	b, err := c.bundle(c.abilities())
+	if err != nil {
+		return err
+	}
+	_, err = c.Stdout.Write(b.Main)
+	return err
+}
+
+// checkText renders and asks the real HAProxy. Its words go to standard error, and the exit code is 1, when it refuses.
+func checkText(c *call) error {
+	binary, err := findHAProxy(c.settings.HAProxy)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	abilities, err := process.ReadAbilities(ctx, binary)
+	if err != nil {
+		return err
+	}
+	// HAProxy reads the certificate from where the text names it: in a run directory of the check's own.
+	dir, err := os.MkdirTemp("", "fnlb-check-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			c.say(c.Stderr, "fnlb: %v\n", err)
+		}
+	}()
+	c.settings.RunDir = dir
+	b, err := c.bundle(abilities)
+	if err != nil {
+		return err
+	}
+	files := supervisor.Files{Dir: dir, Config: filepath.Join(dir, "haproxy.cfg")}
+	warnings, err := files.Try(ctx, process.Checker{Binary: binary}, b)
+	if warnings != "" {
+		c.say(c.Stderr, "%s\n", warnings)
+	}
+	if err != nil {
+		return err
+	}
+	c.say(c.Stdout, "the configuration is valid for HAProxy %s\n", abilities.Version)
+	return nil
+}
+
+func (c *call) abilities() conf.Abilities {
+	oldest := conf.Abilities{Version: "2.6", Major: 2, Minor: 6}
+	binary, err := findHAProxy(c.settings.HAProxy)
+	if err == nil {
+		var a conf.Abilities
+		if a, err = process.ReadAbilities(context.Background(), binary); err == nil {
+			return a
+		}
+	}
+	c.say(c.Stderr, "fnlb: written for HAProxy 2.6, because none was found: %v\n", err)
+	return oldest
+}
+
+// bundle renders what the flags say as if every node had passed its first check.
+func (c *call) bundle(abilities conf.Abilities) (conf.Bundle, error) {
+	s := &c.settings
+	worker, err := workerIdentity(s)
+	if err != nil {
+		return conf.Bundle{}, err
+	}
+	files := supervisor.Files{Dir: s.RunDir}
+	r, err := newRenderer(s, worker, files.State())
+	if err != nil {
+		return conf.Bundle{}, err
+	}
+	cert := ""
+	if s.TLSCert != "" {
+		cert = certName
+	}
+	offer := s.Pool(cert)
+	for _, n := range s.Nodes {
+		ip, err := c.resolve(n)
+		if err != nil {
+			c.say(c.Stderr, "fnlb: node %s is left out: %v\n", n, err)
+			continue
+		}
+		offer.Servers = append(offer.Servers, model.Server{Service: config.PoolService, Name: n.ServerName(), IP: ip, Port: n.Port})
+	}
+	st, problems := model.Merge([]model.Offer{offer})
+	if len(problems) > 0 {
+		return conf.Bundle{}, problems[0]
+	}
+	return r.Render(st, abilities)
+}
+
+func (c *call) resolve(n model.Node) (netip.Addr, error) {
+	if n.IP.IsValid() {
+		return n.IP, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", n.Host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if len(ips) == 0 {
+		return netip.Addr{}, errors.New("the name has no address")
+	}
+	ip := ips[0].Unmap()
+	if err := c.settings.NodePolicy.Check(netip.AddrPortFrom(ip, n.Port)); err != nil {
+		return netip.Addr{}, fmt.Errorf("refused: %w", err)
+	}
+	return ip, nil
+}

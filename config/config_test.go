@@ -1,0 +1,203 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fnlb/fnlb/model"
+)
+
+func none(*flag.FlagSet) {}
+
+func host(env ...string) Host {
+	vars := map[string]string{}
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		vars[name] = value
+	}
+	return Host{
+		Env:      func(name string) (string, bool) { v, ok := vars[name]; return v, ok },
+		TempDir:  "/tmp",
+		Writable: func(string) bool { return false },
+		Exists:   func(string) bool { return false },
+		Local:    []netip.Addr{netip.MustParseAddr("10.0.0.5")},
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	s, rest, err := Parse(nil, host(), none)
+	if err != nil || len(rest) != 0 {
+		t.Fatal(rest, err)
+	}
+	if !s.SharedPort() || s.Listen != (model.Bind{Port: 8081}) {
+		t.Errorf("listen %s, mgmt %s", s.Listen, s.Management)
+	}
+	want := model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Path: "/version", MinVersion: "0.0.235"}
+	if s.Check != want {
+		t.Errorf("check %+v", s.Check)
+	}
+	if s.Timeouts.Server != 24*time.Hour || s.ClientTimeout != 24*time.Hour || s.Timeouts.Connect != 10*time.Second {
+		t.Errorf("timeouts %+v %s", s.Timeouts, s.ClientTimeout)
+	}
+	if s.RunDir != "/run/fnlb" || s.HAProxyConfig != "/run/fnlb/haproxy.cfg" || s.LogLevel != slog.LevelInfo {
+		t.Errorf("got %+v", s)
+	}
+	if s.WaitMin != 10*time.Millisecond || s.WaitMax != 250*time.Millisecond || s.HardStopAfter != 30*time.Minute || s.ShutdownTimeout != 0 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// TestSpellings: one dash and two, = and a space, the environment, and who beats whom.
+func TestSpellings(t *testing.T) {
+	for _, args := range [][]string{
+		{"-nodes", "a:1,b:2"}, {"--nodes", "a:1,b:2"}, {"-nodes=a:1,b:2"}, {"--nodes=a:1,b:2"}, {"--nodes", " a:1 , b:2, a:1"},
+	} {
+		s, _, err := Parse(args, host("FNLB_NODES=c:3"), none)
+		if err != nil || len(s.Nodes) != 2 || s.Nodes[0].Host != "a" || s.Nodes[1].Host != "b" {
+			t.Errorf("%q: %v %v", args, s.Nodes, err)
+		}
+	}
+	s, _, err := Parse(nil, host("FNLB_NODES=c:3", "FNLB_HC_INTERVAL=500ms", "LOG_LEVEL=debug"), none)
+	if err != nil || len(s.Nodes) != 1 || s.Nodes[0].Host != "c" || s.Check.Interval != 500*time.Millisecond || s.LogLevel != slog.LevelDebug {
+		t.Errorf("environment: %+v, %v", s, err)
+	}
+	if s, _, err = Parse([]string{"-hc-interval", "7"}, host("LOG_LEVEL=nonsense"), none); err != nil || s.Check.Interval != 7*time.Second || s.LogLevel != slog.LevelInfo {
+		t.Errorf("whole seconds: %+v, %v", s, err)
+	}
+	if s, _, err = Parse([]string{"--min-api-version="}, host(), none); err != nil || s.Check.MinVersion != "" {
+		t.Errorf("empty minimum: %+v, %v", s.Check, err)
+	}
+	_, rest, err := Parse([]string{"add", "--run-dir", "/x", "h:1"}, host(), none)
+	if err != nil || strings.Join(rest, " ") != "add h:1" {
+		t.Errorf("mixed: %q, %v", rest, err)
+	}
+	if _, _, err := Parse([]string{"--help"}, host(), none); !errors.Is(err, ErrHelp) {
+		t.Errorf("help: %v", err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for _, text := range []string{":80", "*:80", "0.0.0.0:80", "[::]:80"} {
+		s, _, err := Parse([]string{"--listen", text, "--mgmt-listen", ":80"}, host(), none)
+		if err != nil || !s.SharedPort() {
+			t.Errorf("%s: %s %s %v", text, s.Listen, s.Management, err)
+		}
+	}
+	s, _, err := Parse([]string{"--listen", "localhost:80"}, host(), none)
+	if err != nil || s.Listen.String() != "127.0.0.1:80" || s.SharedPort() {
+		t.Errorf("localhost: %s %v", s.Listen, err)
+	}
+}
+
+// TestRefused: each bad value is one line that names the flag and a hint.
+func TestRefused(t *testing.T) {
+	long := "/" + strings.Repeat("x", 70)
+	tests := []struct{ args, want string }{
+		{"--nope", "there is no flag --nope; fnlb --help"},
+		{"--nodes", "flag needs an argument"},
+		{"--listen 8081", "port is missing"},
+		{"--listen :0", "between 1 and 65535"},
+		{"--listen :70000", "between 1 and 65535"},
+		{"--listen host:80", "no IP address"},
+		{"--listen ::1:80", "no IP address"},
+		{"--listen [127.0.0.1]:80", "no IP address"},
+		{"--listen [fe80::1%lo]:80", "zone"},
+		{"--listen 224.0.0.1:80", "multicast"},
+		{"--listen 127.0.0.1:80 --mgmt-listen :80", "share a port"},
+		{"--nodes a", "port is missing"},
+		{"--nodes a:1,,b:2", "it is empty"},
+		{"--nodes http://h:1", "URL"},
+		{"--nodes 169.254.169.254:80", "link-local"},
+		{"--nodes 0.0.0.0:80", "unspecified"},
+		{"--nodes 127.0.0.1:8081", "own address"},
+		{"--nodes 10.0.0.5:8081", "own address"},
+		{"--node-deny 10.0.0.0/8 --nodes 10.1.1.1:80", "--node-deny"},
+		{"--hc-interval 0", "more than 0"},
+		{"--hc-interval -1", "more than 0"},
+		{"--shutdown-timeout -1", "0 and 24 days"},
+		{"--hc-interval soon", "no time"},
+		{"--hc-interval 1us", "1ms"},
+		{"--hc-unhealthy 0", "between 1 and 255"},
+		{"--hc-healthy 1000", "between 1 and 255"},
+		{"--balance-factor 50", "101"},
+		{"--node-maxconn -1", "0 or more"},
+		{"--timeout-server 3000000", "24 days"},
+		{"--wait 10ms", "no pair"},
+		{"--wait 2s:1s", "MIN must be at most MAX"},
+		{"--mgmt-allow 10.0.0.0/33", "no CIDR"},
+		{"--mgmt-allow ::ffff:10.0.0.0/104", "IPv4 range"},
+		{"--mgmt-hosts a/b", "no host name"},
+		{"--access-log log", "absolute"},
+		{"--run-dir run", "not absolute"},
+		{"--run-dir " + long, "longer than 60 bytes"},
+		{"--haproxy-config x.cfg", "not absolute"},
+		{"--haproxy-user a\nb", "no user name"},
+		{"--zipkin nonsense", "no URL"},
+		{"--db postgres://h/d", "not there yet"},
+		{"--db k8s", "not there yet"},
+		{"--driver kubernetes", "not there yet"},
+		{"--label-selector a=b", "not there yet"},
+		{"--namespace x", "not there yet"},
+		{"--target-port 80", "not there yet"},
+		{"--docker tcp://h:1", "not there yet"},
+		{"--haproxy-master unix@/x", "not there yet"},
+	}
+	for _, test := range tests {
+		_, _, err := Parse(strings.Split(test.args, " "), host(), none)
+		var usage *UsageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v, want one line with %q", test.args, err, test.want)
+		}
+		flagName, _, _ := strings.Cut(test.args, " ")
+		if usage != nil && !strings.Contains(err.Error(), strings.TrimLeft(flagName, "-")) {
+			t.Errorf("%s: the flag is not named: %v", test.args, err)
+		}
+	}
+	if _, _, err := Parse(nil, host("FNLB_HC_INTERVAL=x"), none); err == nil || !strings.Contains(err.Error(), "FNLB_HC_INTERVAL") {
+		t.Errorf("the variable is not named: %v", err)
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	s, _, err := Parse(strings.Fields("--zipkin http://z:9411/api/v1/spans --driver rest --docker off --mgmt-allow 0.0.0.0/0"), host(), none)
+	if err != nil || len(s.Warnings) != 2 || !strings.Contains(s.Warnings[0], "no traces") {
+		t.Errorf("%q, %v", s.Warnings, err)
+	}
+}
+
+// TestHelp: every flag is there, and no line is wider than a terminal.
+func TestHelp(t *testing.T) {
+	var b strings.Builder
+	if err := Help(&b); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if len([]rune(strings.TrimRight(line, "\n"))) > 80 {
+			t.Errorf("wider than 80 columns: %q", line)
+		}
+	}
+	for _, name := range Names() {
+		if !strings.Contains(b.String(), "--"+name+" ") {
+			t.Errorf("--%s is missing", name)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("nodes", "a:1,[::1]:2")
+	f.Add("listen", ":80")
+	f.Add("wait", "1ms:2ms")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		if _, _, err := Parse([]string{"--" + name + "=" + value}, host(), none); err != nil && !errors.Is(err, ErrHelp) {
+			var usage *UsageError
+			if !errors.As(err, &usage) {
+				t.Fatalf("%T %v", err, err)
+			}
+		}
+	})
+}

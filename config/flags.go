@@ -1,0 +1,174 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// option is one flag: its place in the help, its default, and how its text becomes a setting.
+type option struct {
+	name, value, def string // value: the placeholder in the help
+	usage            string
+	set              func(s *Settings, text string) error
+}
+
+func (o option) env() string { return "FNLB_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_")) }
+
+// options lists every flag in the order of the help.
+var options = []option{
+	{"listen", "ADDR", ":8081", "address for traffic", setBind(func(s *Settings) *bind { return &s.Listen })},
+	{"mgmt-listen", "ADDR", ":8081", "address for /1/lb/…; the same as listen: on the traffic port", setBind(func(s *Settings) *bind { return &s.Management })},
+	{"nodes", "LIST", "", "nodes to start with: HOST:PORT,HOST:PORT,…", setNodes},
+	{"hc-interval", "TIME", "3", "time between two health checks of a node", setTime(func(s *Settings) *span { return &s.Check.Interval }, positive)},
+	{"hc-timeout", "TIME", "5", "time a health check may take", setTime(func(s *Settings) *span { return &s.Check.Timeout }, positive)},
+	{"hc-path", "PATH", "/version", "path that health checks ask for", setText(func(s *Settings) *string { return &s.Check.Path })},
+	{"hc-unhealthy", "N", "2", "failed checks in a row that take a node out", setSmall(func(s *Settings) *uint8 { return &s.Check.Fall })},
+	{"hc-healthy", "N", "1", "passed checks in a row that bring it back", setSmall(func(s *Settings) *uint8 { return &s.Check.Rise })},
+	{"min-api-version", "X.Y.Z", "0.0.235", "least version in the check's JSON body; empty: any 2xx or 3xx passes", setText(func(s *Settings) *string { return &s.Check.MinVersion })},
+	{"balance-factor", "PERCENT", "0", "load of a node against the average above which its paths spill over (101-65535); 0 off", setBalanceFactor},
+	{"node-maxconn", "N", "0", "requests that a node takes at a time, more wait; 0 no limit", setNodeMaxConn},
+	{"timeout-server", "TIME", "24h", "silence of a node after which a request is given up", setTime(func(s *Settings) *span { return &s.Timeouts.Server }, positive)},
+	{"timeout-client", "TIME", "24h", "silence of a client after which a request is given up", setTime(func(s *Settings) *span { return &s.ClientTimeout }, positive)},
+	{"timeout-connect", "TIME", "10s", "time to connect to a node", setTime(func(s *Settings) *span { return &s.Timeouts.Connect }, positive)},
+	{"timeout-queue", "TIME", "1m", "time a request waits for a node with node-maxconn requests", setTime(func(s *Settings) *span { return &s.Timeouts.Queue }, positive)},
+	{"tls-cert", "FILE", "", "PEM file with certificate and key: the traffic port speaks TLS", setText(func(s *Settings) *string { return &s.TLSCert })},
+	{"trusted-proxies", "CIDRS", "", "peers whose X-Forwarded-… headers are believed", setPrefixes(func(s *Settings) *prefixes { return &s.TrustedProxies })},
+	{"access-log", "WHERE", "off", "HAProxy's HTTP log: off, stdout or a file", setAccessLog},
+
+	{"mgmt-allow", "CIDRS", "", "who may use /1/lb/…; default loopback and private ranges", setPrefixes(func(s *Settings) *prefixes { return &s.MgmtAllow })},
+	{"mgmt-token-file", "FILE", "", "file with a bearer token that /1/lb/… then asks for", setText(func(s *Settings) *string { return &s.MgmtTokenFile })},
+	{"mgmt-hosts", "NAMES", "", "names besides localhost that a Host header may have on loopback", setHosts},
+	{"node-allow", "CIDRS", "", "where nodes may be; default everywhere", setPrefixes(func(s *Settings) *prefixes { return &s.NodePolicy.Allow })},
+	{"node-deny", "CIDRS", "", "where nodes may not be; beats node-allow", setPrefixes(func(s *Settings) *prefixes { return &s.NodePolicy.Deny })},
+
+	{"run-dir", "DIR", "", "sockets, pid file, candidates; two balancers on a host use two", setRunDir},
+	{"haproxy", "FILE", "haproxy", "the HAProxy to run", setNonEmpty(func(s *Settings) *string { return &s.HAProxy })},
+	{"haproxy-config", "FILE", "", "the configuration file that is written", setText(func(s *Settings) *string { return &s.HAProxyConfig })},
+	{"haproxy-user", "NAME", "", "user that HAProxy becomes when started by root; default haproxy", setUser},
+	{"template", "FILE", "", "a template in place of the built-in one; default /haproxy.tmpl if there", setText(func(s *Settings) *string { return &s.Template })},
+	{"wait", "MIN:MAX", "10ms:250ms", "quiet time before a change is applied, and its upper bound", setWait},
+	{"shutdown-timeout", "TIME", "0", "time to finish running requests on stop; 0 as long as they take", setTime(func(s *Settings) *span { return &s.ShutdownTimeout }, zeroOrMore)},
+	{"stop-delay", "TIME", "0", "time between turning unready and closing the ports on stop", setTime(func(s *Settings) *span { return &s.StopDelay }, zeroOrMore)},
+	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
+
+	{"zipkin", "URL", "", "accepted for compatibility; no traces are sent", setZipkin},
+	{"db", "URL", "sqlite3://:memory:", "where nodes are kept; only the default exists so far", only("db", "sqlite3://:memory:")},
+	{"driver", "NAME", "", "source of nodes; only rest exists so far", only("driver", "", "rest")},
+	{"label-selector", "SELECTOR", "", "Kubernetes; not there yet", only("label-selector", "")},
+	{"namespace", "NAME", "", "Kubernetes; not there yet", only("namespace", "")},
+	{"target-port", "PORT", "8080", "Kubernetes; not there yet", only("target-port", "8080")},
+	{"docker", "HOST", "auto", "Docker engine; only auto (none yet) and off exist so far", only("docker", "auto", "off")},
+	{"haproxy-master", "SOCKET", "", "an HAProxy that runs elsewhere; not there yet", only("haproxy-master", "")},
+}
+
+// ErrHelp is returned by Parse when --help was asked for.
+var ErrHelp = flag.ErrHelp
+
+// Parse reads the arguments behind the command's name; more adds the flags that only this command has. It returns the Settings
+// and the arguments that are no flags; both may be mixed. Every error but ErrHelp is a *UsageError.
+func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []string, error) {
+	fs := flag.NewFlagSet("fnlb", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	more(fs)
+	texts := make([]*string, len(options))
+	for i, o := range options {
+		texts[i] = fs.String(o.name, o.def, o.usage)
+	}
+	rest, err := parseMixed(fs, args)
+	if err != nil {
+		return Settings{}, nil, err
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+
+	var s Settings
+	for i, o := range options {
+		from, text := "--"+o.name, *texts[i]
+		if !given[o.name] {
+			if v, ok := host.Env(o.env()); ok {
+				from, text = o.env(), v
+			}
+		}
+		if err := o.set(&s, text); err != nil {
+			return Settings{}, nil, flagError(from, text, err)
+		}
+	}
+	if err := complete(&s, host); err != nil {
+		return Settings{}, nil, err
+	}
+	return s, rest, nil
+}
+
+// parseMixed goes on behind an argument that is no flag, where package flag stops.
+func parseMixed(fs *flag.FlagSet, args []string) (rest []string, err error) {
+	for len(args) > 0 {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, ErrHelp
+			}
+			reason := strings.Replace(err.Error(), "flag provided but not defined: -", "there is no flag --", 1)
+			return nil, &UsageError{Reason: reason, Hint: "fnlb --help lists the flags"}
+		}
+		if args = fs.Args(); len(args) > 0 {
+			rest, args = append(rest, args[0]), args[1:]
+		}
+	}
+	return rest, nil
+}
+
+func flagError(from, text string, err error) error {
+	var usage *UsageError
+	hint := "fnlb --help describes the flag"
+	if errors.As(err, &usage) {
+		err, hint = errors.New(usage.Reason), usage.Hint
+	}
+	if len(text) > 80 {
+		text = text[:80] + "…"
+	}
+	return &UsageError{Reason: fmt.Sprintf("%s %q: %v", from, text, err), Hint: hint}
+}
+
+// Help writes the flags as a page of 80 columns.
+func Help(w io.Writer) error {
+	var b strings.Builder
+	for _, o := range options {
+		head := "--" + o.name + " " + o.value
+		usage := o.usage
+		if o.def != "" && o.def != "0" {
+			usage += " (default " + o.def + ")"
+		}
+		lines := wrap(usage, 50)
+		fmt.Fprintf(&b, "  %-26s  %s\n", head, lines[0])
+		for _, l := range lines[1:] {
+			fmt.Fprintf(&b, "  %-26s  %s\n", "", l)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
+}
+
+// Names lists the flags, for shell completion and the documentation's test.
+func Names() []string {
+	var names []string
+	for _, o := range options {
+		names = append(names, o.name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,343 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fnlb/fnlb/model"
+)
+
+type (
+	bind     = model.Bind
+	span     = time.Duration
+	prefixes = []netip.Prefix
+	setter   = func(*Settings, string) error
+)
+
+func usage(hint, format string, args ...any) error {
+	return &UsageError{Reason: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func setText(at func(*Settings) *string) setter {
+	return func(s *Settings, text string) error {
+		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return usage("remove it", "a control character stands in it")
+		}
+		*at(s) = text
+		return nil
+	}
+}
+
+func setNonEmpty(at func(*Settings) *string) setter {
+	return func(s *Settings, text string) error {
+		if text == "" {
+			return usage("leave the flag out for its default", "it is empty")
+		}
+		return setText(at)(s, text)
+	}
+}
+
+// setBind reads HOST:PORT of a listener. No host, *, 0.0.0.0 and [::] all mean every address of both families.
+func setBind(at func(*Settings) *bind) setter {
+	return func(s *Settings, text string) error {
+		const hint = "write ADDRESS:PORT, or :PORT for all addresses"
+		colon := strings.LastIndexByte(text, ':')
+		if colon < 0 {
+			return usage(hint, "the port is missing")
+		}
+		host, portText := text[:colon], text[colon+1:]
+		port, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil || port == 0 {
+			return usage(hint, "the port must be a number between 1 and 65535")
+		}
+		b := bind{Port: uint16(port)}
+		switch host {
+		case "", "*":
+		case "localhost":
+			b.IP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		default:
+			ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+			switch {
+			case err != nil || strings.HasPrefix(host, "[") != ip.Is6():
+				return usage(hint, "the host is no IP address")
+			case ip.Zone() != "":
+				return usage(hint, "an address with a zone cannot be used")
+			case ip.IsMulticast():
+				return usage(hint, "a multicast address cannot be listened on")
+			}
+			if ip = ip.Unmap(); !ip.IsUnspecified() {
+				b.IP = ip
+			}
+		}
+		*at(s) = b
+		return nil
+	}
+}
+
+// setNodes reads the list of nodes. Names are checked against the policy when they are resolved, addresses in complete.
+func setNodes(s *Settings, text string) error {
+	if strings.TrimSpace(text) == "" {
+		return nil
+	}
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := model.ParseNode(strings.TrimSpace(part))
+		if err != nil {
+			return usage("the list is HOST:PORT,HOST:PORT,…", "%v", err)
+		}
+		if !seen[n.String()] {
+			seen[n.String()] = true
+			s.Nodes = append(s.Nodes, n)
+		}
+	}
+	return nil
+}
+
+func positive(d time.Duration) error {
+	if d <= 0 {
+		return usage("", "it must be more than 0")
+	}
+	return zeroOrMore(d)
+}
+
+// zeroOrMore keeps within what HAProxy takes: its timers hold 2^31 milliseconds, 24.8 days.
+func zeroOrMore(d time.Duration) error {
+	if d < 0 || d > 24*24*time.Hour {
+		return usage("", "it must lie between 0 and 24 days")
+	}
+	if d > 0 && d < time.Millisecond {
+		return usage("", "the least that can be told apart is 1ms")
+	}
+	return nil
+}
+
+// setTime reads whole seconds, as the original did, or a Go duration.
+func setTime(at func(*Settings) *span, valid func(time.Duration) error) setter {
+	return func(s *Settings, text string) error {
+		const hint = "write seconds (3) or a duration (500ms, 1m)"
+		d, err := time.ParseDuration(text)
+		if n, numErr := strconv.ParseInt(text, 10, 32); numErr == nil {
+			d, err = time.Duration(n)*time.Second, nil
+		}
+		if err != nil {
+			return usage(hint, "it is no time")
+		}
+		if err := valid(d); err != nil {
+			return usage(hint, "%v", err)
+		}
+		*at(s) = d
+		return nil
+	}
+}
+
+func setSmall(at func(*Settings) *uint8) setter {
+	return func(s *Settings, text string) error {
+		n, err := strconv.ParseUint(text, 10, 8)
+		if err != nil || n == 0 {
+			return usage("2 is usual", "it must be a number between 1 and 255")
+		}
+		*at(s) = uint8(n)
+		return nil
+	}
+}
+
+// setBalanceFactor: HAProxy's hash-balance-factor is 0 or above 100 (configuration manual, section 4.2).
+func setBalanceFactor(s *Settings, text string) error {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n > 0 && n <= 100 {
+		return usage("150 lets a node have half more than the average", "it must be 0 or a number between 101 and 65535")
+	}
+	s.BalanceFactor = uint16(n)
+	return nil
+}
+
+func setNodeMaxConn(s *Settings, text string) error {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return usage("0 means no limit", "it must be a number, 0 or more")
+	}
+	s.NodeMaxConn = uint32(n)
+	return nil
+}
+
+func setPrefixes(at func(*Settings) *prefixes) setter {
+	return func(s *Settings, text string) error {
+		if text == "" {
+			return nil
+		}
+		for part := range strings.SplitSeq(text, ",") {
+			part = strings.TrimSpace(part)
+			p, err := netip.ParsePrefix(part)
+			if err != nil {
+				ip, ipErr := netip.ParseAddr(part)
+				if ipErr != nil || ip.Zone() != "" {
+					return usage("write 10.0.0.0/8,192.0.2.7,fd00::/8", "%q is no CIDR and no IP address", part)
+				}
+				p = netip.PrefixFrom(ip, ip.BitLen())
+			}
+			if p.Addr().Is4In6() {
+				return usage("write the IPv4 range itself", "%q is an IPv4 range in IPv6's notation", part)
+			}
+			*at(s) = append(*at(s), p.Masked())
+		}
+		return nil
+	}
+}
+
+func setHosts(s *Settings, text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.ToLower(strings.TrimSpace(part)); part == "" {
+			continue
+		}
+		if _, err := model.ParseNode(part + ":1"); err != nil {
+			return usage("write NAME,NAME without ports", "%q is no host name", part)
+		}
+		s.MgmtHosts = append(s.MgmtHosts, part)
+	}
+	return nil
+}
+
+func setRunDir(s *Settings, text string) error {
+	if text == "" {
+		return nil
+	}
+	if err := setText(func(s *Settings) *string { return &s.RunDir })(s, text); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(text) {
+		return usage("write the whole path", "it is not absolute")
+	}
+	s.RunDir = filepath.Clean(text)
+	return nil
+}
+
+func setUser(s *Settings, text string) error {
+	if text != "" && !model.ValidName(text) {
+		return usage("", "it is no user name")
+	}
+	s.HAProxyUser = text
+	return nil
+}
+
+func setAccessLog(s *Settings, text string) error {
+	if text != "off" && text != "stdout" && !filepath.IsAbs(text) {
+		return usage("write off, stdout or /path/of/file", "it is not an absolute path")
+	}
+	return setText(func(s *Settings) *string { return &s.AccessLog })(s, text)
+}
+
+func setWait(s *Settings, text string) error {
+	const hint = "write MIN:MAX, such as 10ms:250ms"
+	low, high, ok := strings.Cut(text, ":")
+	from, err := time.ParseDuration(low)
+	to, err2 := time.ParseDuration(high)
+	switch {
+	case !ok || err != nil || err2 != nil:
+		return usage(hint, "it is no pair of times")
+	case from < 0 || to < from || to > time.Minute:
+		return usage(hint, "MIN must be at most MAX, and MAX at most 1m")
+	}
+	s.WaitMin, s.WaitMax = from, to
+	return nil
+}
+
+func setZipkin(s *Settings, text string) error {
+	if text == "" {
+		return nil
+	}
+	if u, err := url.Parse(text); err != nil || u.Host == "" {
+		return usage("write http://HOST:PORT/PATH", "it is no URL")
+	}
+	s.Warnings = append(s.Warnings, "--zipkin is accepted, and no traces are sent; trace headers pass through untouched")
+	return nil
+}
+
+// only accepts the values that work today and refuses the rest with a clear word.
+func only(name string, values ...string) setter {
+	return func(_ *Settings, text string) error {
+		for _, v := range values {
+			if text == v {
+				return nil
+			}
+		}
+		return usage("leave --"+name+" out", "this is not there yet in fnlb %s", Version)
+	}
+}
+
+// complete fills in the defaults that depend on the host and checks what several flags say together.
+func complete(s *Settings, host Host) error {
+	s.LogLevel = logLevel(host)
+	if s.RunDir == "" {
+		s.RunDir = defaultRunDir(host)
+	}
+	if len(s.RunDir) > 60 {
+		return usage("a socket's path ends at about 97 bytes", "--run-dir %q is longer than 60 bytes", s.RunDir)
+	}
+	if s.HAProxyConfig == "" {
+		const folder = "/usr/local/etc/haproxy"
+		s.HAProxyConfig = filepath.Join(s.RunDir, "haproxy.cfg")
+		if host.Writable(folder) {
+			s.HAProxyConfig = filepath.Join(folder, "haproxy.cfg")
+		}
+	}
+	if !filepath.IsAbs(s.HAProxyConfig) {
+		return usage("write the whole path", "--haproxy-config %q is not absolute", s.HAProxyConfig)
+	}
+	if s.Template == "" && host.Exists("/haproxy.tmpl") {
+		s.Template = "/haproxy.tmpl"
+	}
+	if !s.SharedPort() && s.Listen.Overlaps(s.Management) {
+		return usage("give both flags the same address, or another port to one",
+			"--listen %s and --mgmt-listen %s share a port and are not the same", s.Listen, s.Management)
+	}
+	s.NodePolicy.Local = host.Local
+	s.NodePolicy.Own = []model.Bind{s.Listen}
+	if !s.SharedPort() {
+		s.NodePolicy.Own = append(s.NodePolicy.Own, s.Management)
+	}
+	for _, n := range s.Nodes {
+		if n.IP.IsValid() {
+			if err := s.NodePolicy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {
+				return usage("correct --nodes", "node %s: %v", n, err)
+			}
+		}
+	}
+	if s.MgmtAllow != nil && s.MgmtTokenFile == "" {
+		for _, p := range s.MgmtAllow {
+			if p.Bits() == 0 {
+				s.Warnings = append(s.Warnings, "--mgmt-allow lets everybody change nodes, and no --mgmt-token-file is set")
+			}
+		}
+	}
+	return nil
+}
+
+func defaultRunDir(host Host) string {
+	if host.UID == 0 {
+		return "/run/fnlb"
+	}
+	if dir, ok := host.Env("XDG_RUNTIME_DIR"); ok && filepath.IsAbs(dir) {
+		return filepath.Join(dir, "fnlb")
+	}
+	return filepath.Join(host.TempDir, fmt.Sprintf("fnlb-%d", host.UID))
+}
+
+// logLevel reads LOG_LEVEL by the names of the original; a bad value means info.
+func logLevel(host Host) slog.Level {
+	text, _ := host.Env("LOG_LEVEL")
+	switch strings.ToLower(text) {
+	case "debug", "trace":
+		return slog.LevelDebug
+	case "warn", "warning":
+		return slog.LevelWarn
+	case "error", "fatal", "panic":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
