@@ -1,0 +1,32 @@
+# `make` alone says what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run build test lint fuzz tools bench clean
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: ## three sample servers and the balancer in front of them; Ctrl-C stops all of it (LISTEN=127.0.0.1:8081)
+	@exec test/run-sample.sh
+
+build: ## the static binary bin/fnlb
+	@./compile.sh
+
+test: ## install what the tests need and run every check (FUZZ=5, seconds for each fuzz target)
+	@exec test/run-tests.sh
+
+lint: ## golangci-lint
+	@test/install-tools.sh lint
+	@exec bin/tools/golangci-lint run ./...
+
+fuzz: ## each fuzz target for a while (FUZZ=60, seconds)
+	@exec test/fuzz.sh $(or $(FUZZ),60)
+
+tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0 and 3.2
+	@exec test/install-tools.sh
+
+bench: ## the figures that README quotes, into bench/results (about ten minutes)
+	@exec bench/run.sh
+
+clean: ## remove what was built
+	rm -rf bin bench/results .haproxy

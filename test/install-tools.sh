@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what `make test` needs and leaves alone what is there: Debian packages (with sudo where we are not root),
+# golangci-lint of a fixed version, and the three HAProxy versions.
+#
+#	install-tools.sh           everything
+#	install-tools.sh packages  Debian packages only
+#	install-tools.sh lint      golangci-lint only
+#	install-tools.sh haproxy   the HAProxy versions only
+#	install-tools.sh run       what `make run` needs: HAProxy
+#	install-tools.sh bench     what the bench needs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${FNLB_CACHE:-${XDG_CACHE_HOME:-~/.cache}/fnlb}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "install-tools.sh: $1 needs root: run it as root or install sudo" >&2
+    return 1
+  fi
+}
+
+packages() { # COMMAND=PACKAGE…: installs the packages whose command (or file, with a slash) is missing
+  local pair missing=()
+  for pair; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || [ -e "${pair%%=*}" ] || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  command -v apt-get >/dev/null || {
+    echo "install-tools.sh: missing: ${missing[*]}; without apt-get they have to be installed by hand" >&2
+    return 1
+  }
+  echo "installing ${missing[*]}"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" </dev/null
+}
+
+lint() {
+  # Built from source by the Go that is here: a linter built by an older Go refuses newer code.
+  local module=github.com/golangci/golangci-lint/v2/cmd/golangci-lint version=v2.15.0 kept
+  kept=$cache/tools/golangci-lint-$version-$(go env GOVERSION)
+  mkdir -p "$kept" bin/tools
+  (
+    flock 9 # two clones that test at once build it once
+    [ -x "$kept/golangci-lint" ] || GOBIN="$kept" GOFLAGS= go install "$module@$version"
+  ) 9>"$kept/lock"
+  ln -sf "$kept/golangci-lint" bin/tools/golangci-lint
+}
+
+haproxy() {
+  as_root env FNLB_CACHE="$cache" bash test/install-haproxy.sh
+}
+
+test_packages() {
+  # gcc and the C library are for -race.
+  packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
+    gcc=gcc /usr/include/stdlib.h=libc6-dev
+}
+
+case ${1:-all} in
+all)
+  test_packages
+  lint
+  haproxy
+  ;;
+packages) test_packages ;;
+lint) lint ;;
+haproxy) haproxy ;;
+run) packages haproxy=haproxy ;;
+bench) packages haproxy=haproxy wrk=wrk nginx=nginx-light ;;
+*)
+  echo "usage: install-tools.sh [packages|lint|haproxy|run|bench]" >&2
+  exit 2
+  ;;
+esac
