@@ -7,6 +7,7 @@ import (
 
 	"github.com/fnlb/fnlb/api"
 	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
 )
@@ -49,8 +50,8 @@ func (r *report) Changes() []model.Apply {
 	return changes
 }
 
-// Config gives the text in force. It holds no secrets: certificates are files of their own.
-func (r *report) Config() []byte { return r.b.supervisor.Status().Config }
+// Config gives the text in force without the passwords that a user's template may have; certificates are files of their own.
+func (r *report) Config() []byte { return conf.Mask(r.b.supervisor.Status().Config) }
 
 // Counters gives the supervisor's in the form of the metrics.
 func (r *report) Counters() api.Counters {

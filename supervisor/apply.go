@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -136,6 +137,9 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 	if err := f.stage(next.bundle, next.revision); err != nil {
 		out.refuse(err, false)
 		return err
+	}
+	if _, err := os.Stat(f.State()); err != nil {
+		s.keepState(nil, next.text) // HAProxy warns about a file that is not there
 	}
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {

@@ -169,8 +169,8 @@ func (l *loop) saw(o observation) {
 		l.observeAt = time.Now()
 		return // another worker serves now
 	}
-	if o.err != nil && l.applying {
-		return // a master that reloads is away for a moment
+	if l.applying && (o.err != nil || o.moved != 0) {
+		return // a master that reloads is away for a moment, and its new worker is ours
 	}
 	log := l.s.o.Log
 	if o.moved != 0 {
