@@ -13,6 +13,7 @@ import (
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/templates"
 )
 
@@ -76,7 +77,7 @@ func (r *renderer) certificate(s *config.Settings) error {
 		return fmt.Errorf("certificate %s: %w; --tls-cert needs a PEM file with a certificate and its key", s.TLSCert, err)
 	}
 	sum := sha256.Sum256(pem)
-	folder := path.Join("certs", hex.EncodeToString(sum[:8]))
+	folder := path.Join(supervisor.Bundled, hex.EncodeToString(sum[:8]))
 	r.globals.CertDir = filepath.Join(s.RunDir, filepath.FromSlash(folder))
 	r.files = map[string]conf.File{path.Join(folder, certName): {Data: pem, Secret: true}}
 	return nil

@@ -61,13 +61,14 @@ func runBalancer(c *call) error {
 	for _, w := range c.settings.Warnings {
 		log.Warn(w)
 	}
+	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
 	b := &balancer{s: c.settings, log: log, dirs: dirsOf(&c.settings)}
 	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
 	defer b.close()
 	if err := b.build(c); err != nil {
 		return err
 	}
-	if err := b.run(c.Signals()); err != nil {
+	if err := b.run(signals); err != nil {
 		return err
 	}
 	log.Info("stopped")
@@ -116,7 +117,7 @@ func (b *balancer) build(c *call) error {
 		}, client),
 		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Retire: func(master int) error { return process.Retire(master, b.dirs.masterSocket()) },
 		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
-		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout,
+		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	})
 	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
@@ -171,7 +172,7 @@ func (b *balancer) claim() error {
 	if err := os.WriteFile(b.dirs.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 		return fmt.Errorf("run directory: %w; free some space, or choose another with --run-dir", err)
 	}
-	b.closers = append(b.closers, func() error { return os.Remove(b.dirs.pidFile()) }, b.files.Remove)
+	b.closers = append(b.closers, func() error { return os.Remove(b.dirs.pidFile()) })
 	return nil
 }
 
@@ -354,7 +355,7 @@ func (b *balancer) reread() {
 	if err != nil {
 		b.log.Error("not read again, what ran goes on", "error", err)
 		b.supervisor.Unreadable(model.Problem{
-			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
+			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
 		})
 		return
 	}

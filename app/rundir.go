@@ -88,7 +88,14 @@ func (d dirs) prepare(worker identity) error {
 		if !info.IsDir() || !ok || int(st.Uid) != os.Getuid() {
 			return fmt.Errorf("run directory: %s is not a folder of this user; choose another with --run-dir", f.path)
 		}
-		if err := os.Chmod(f.path, f.mode); err != nil {
+		mode := f.mode
+		if f.path == d.run { // it may be shared with others, who need its rights as they are; passing through must be possible
+			if info.Mode().Perm()&0o022 != 0 {
+				return fmt.Errorf("run directory: others may write to %s; choose another with --run-dir", f.path)
+			}
+			mode |= info.Mode().Perm()
+		}
+		if err := os.Chmod(f.path, mode); err != nil {
 			return fmt.Errorf("run directory: %w; choose another with --run-dir", err)
 		}
 		if f.gid >= 0 {

@@ -116,7 +116,7 @@ func ask(conn net.Conn, path, host string, pattern *regexp.Regexp) (answer, erro
 	in := &noting{r: conn}
 	left := &io.LimitedReader{R: in, N: buffer}
 	r := bufio.NewReader(left)
-	resp, err := http.ReadResponse(r, nil)
+	resp, err := http.ReadResponse(r, nil) //nolint:bodyclose // Close would wait for the rest of the body; Probe closes the connection
 	if err != nil {
 		return answer{}, cmp.Or(in.err, err)
 	}

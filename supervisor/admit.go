@@ -3,6 +3,8 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ const (
 	resolveTimeout = 5 * time.Second
 	resolveAgain   = 5 * time.Second // a name that was admitted is looked up again after this long
 	retryAtMost    = 30 * time.Second
+	maxLookups     = 32 // at a time; each takes two sockets
 )
 
 // member is one server of the wanted State on its way to clients, and what is known of its health.
@@ -32,6 +35,7 @@ type member struct {
 	since     time.Time
 	lastCheck string
 	mend      string
+	stale     string // why a name is kept at its last address; "" it is not
 }
 
 // set notes what was found.
@@ -42,9 +46,8 @@ func (m *member) set(h model.Health, why, mend string) {
 	}
 }
 
-// setWanted takes over a State: new servers are followed until they are admitted, those that left are forgotten. It reports
-// whether a server that clients may be sent to has left.
-func (l *loop) setWanted(st model.State) (removed bool) {
+// setWanted takes over a State: new servers are followed until they are admitted, those that left are forgotten.
+func (l *loop) setWanted(st model.State) {
 	rules := map[string]model.Check{}
 	for _, svc := range st.Services {
 		rules[svc.Name] = svc.Check
@@ -71,11 +74,9 @@ func (l *loop) setWanted(st model.State) (removed bool) {
 		if !stay[key] {
 			m.cancel()
 			delete(l.members, key)
-			removed = removed || m.admitted
 		}
 	}
 	l.wanted = st
-	return removed
 }
 
 // visible is the wanted State with its admitted servers only, each at the address that passed.
@@ -101,7 +102,7 @@ func (l *loop) follow(key model.ServerKey, m *member) {
 	if m.admitted && m.server.Host == "" && m.addr == m.server.Addr() {
 		return
 	}
-	f := &follower{o: &l.s.o, server: m.server, rule: m.rule, probes: l.probes}
+	f := &follower{o: &l.s.o, server: m.server, rule: m.rule, probes: l.probes, lookups: l.lookups}
 	if m.admitted {
 		f.passed = m.addr
 	}
@@ -125,6 +126,7 @@ type finding struct {
 	passed bool
 	reason string
 	mend   string
+	final  bool // it answers, and can never pass
 }
 
 // found takes over what a follower reports.
@@ -135,23 +137,12 @@ func (l *loop) found(key model.ServerKey, m *member, f finding) {
 	log := l.s.o.Log.With("node", key.Name, "service", key.Service)
 	l.changed = true
 	if !f.passed {
-		if m.admitted {
-			log.Debug("kept at its last address", "address", m.addr, "reason", f.reason)
-			return
-		}
-		first := m.lastCheck == ""
-		if f.addr.IsValid() {
-			m.addr = f.addr
-		}
-		m.set(model.Pending, f.reason, f.mend)
-		if first {
-			attrs := []any{"reason", m.lastCheck}
-			if m.mend != "" {
-				attrs = append(attrs, "mend", m.mend)
-			}
-			log.Warn("is unhealthy", attrs...)
-		}
+		l.failed(m, f, log)
 		return
+	}
+	if m.stale != "" {
+		m.stale = ""
+		log.Info("is no longer kept at its last address", "address", f.addr)
 	}
 	if m.admitted && m.addr == f.addr {
 		return
@@ -164,18 +155,42 @@ func (l *loop) found(key model.ServerKey, m *member, f finding) {
 	l.dirty(time.Now())
 }
 
+// failed notes a look that did not pass. It is told when it is the first, and when it says for the first time which flag to change.
+func (l *loop) failed(m *member, f finding, log *slog.Logger) {
+	if m.admitted {
+		if m.stale == "" {
+			log.Warn("is kept at its last address", "address", m.addr, "reason", printable(f.reason))
+		}
+		m.stale = printable(f.reason)
+		return
+	}
+	tell := m.lastCheck == "" || f.mend != "" && f.mend != m.mend
+	if f.addr.IsValid() {
+		m.addr = f.addr
+	}
+	m.set(model.Pending, f.reason, f.mend)
+	if !tell {
+		return
+	}
+	attrs := []any{"reason", m.lastCheck}
+	if m.mend != "" {
+		attrs = append(attrs, "mend", m.mend)
+	}
+	log.Warn("is unhealthy", attrs...)
+}
+
 // follower looks after one member; it lives in a goroutine of its own.
 type follower struct {
-	o      *Options
-	server model.Server
-	rule   model.Check
-	probes chan struct{}
-	known  map[netip.AddrPort]bool // addresses that are admitted without a probe: an earlier HAProxy serves them
-	passed netip.AddrPort          // the last address that was admitted
+	o               *Options
+	server          model.Server
+	rule            model.Check
+	probes, lookups chan struct{}           // one place for each at a time
+	known           map[netip.AddrPort]bool // addresses that are admitted without a probe: an earlier HAProxy serves them
+	passed          netip.AddrPort          // the last address that was admitted
 }
 
 func (f *follower) run(ctx context.Context, report func(finding)) {
-	failures := 0
+	finals := 0
 	for ctx.Err() == nil {
 		found := f.look(ctx)
 		if ctx.Err() != nil {
@@ -185,17 +200,22 @@ func (f *follower) run(ctx context.Context, report func(finding)) {
 		wait := resolveAgain
 		switch {
 		case found.passed:
-			f.passed, failures = found.addr, 0
+			f.passed, finals = found.addr, 0
 			if f.server.Host == "" {
 				return // an address: HAProxy's own checks take over
 			}
 		default:
 			// A node that stays away is asked as often as HAProxy would ask it; one that cannot pass, more and more rarely.
-			failures++
 			wait = f.rule.Interval
-			if found.mend != "" && failures > 10 {
-				wait = min(wait<<min(failures-10, 5), max(retryAtMost, wait))
+			if found.final {
+				finals++
 			}
+			if finals > 10 {
+				wait = min(wait<<min(finals-10, 5), max(retryAtMost, wait))
+			}
+		}
+		if f.server.Host != "" {
+			wait += rand.N(wait/4 + 1) // names must not be asked for in step
 		}
 		select {
 		case <-ctx.Done():
@@ -228,7 +248,7 @@ func (f *follower) look(ctx context.Context) finding {
 		if r.OK {
 			return finding{addr: at, passed: true}
 		}
-		last = finding{addr: at, reason: r.Reason, mend: r.Mend}
+		last = finding{addr: at, reason: r.Reason, mend: r.Mend, final: r.Final}
 	}
 	return last
 }
@@ -247,6 +267,12 @@ func (f *follower) probe(ctx context.Context, at netip.AddrPort) check.Result {
 func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	if f.server.Host == "" {
 		return []netip.AddrPort{f.server.Addr()}, nil
+	}
+	select {
+	case f.lookups <- struct{}{}:
+		defer func() { <-f.lookups }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()

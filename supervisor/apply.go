@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -53,7 +52,9 @@ type outcome struct {
 	warnings string
 	untried  []conf.Bind
 	err      error
-	final    bool // the text itself is at fault: trying again is of no use
+	final    bool  // the text itself is at fault: trying again is of no use
+	loading  bool  // HAProxy was told to take it
+	noted    error // why it could not be noted for the next start
 	began    time.Time
 	took     time.Duration
 }
@@ -71,8 +72,11 @@ func (l *loop) startApply(now time.Time) {
 			j.inherited, j.lastState = l.inherited, l.inherited.state
 		}
 	}
-	again := !l.running && l.accepted != nil
-	if !again {
+	// After a death the text in force is started again; if that fails and fails, perhaps what is wanted by now works.
+	again := !l.running && l.accepted != nil && l.restart.count%4 != 0
+	if again {
+		j.wanted, j.state, j.renderer = l.applied, l.accepted.state, l.accepted.renderer
+	} else {
 		j.state = l.visible()
 		if l.running && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
@@ -80,7 +84,10 @@ func (l *loop) startApply(now time.Time) {
 		}
 	}
 	l.applying = true
-	l.task(func(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.cancelApply = cancel
+	l.task(func(context.Context) func() {
+		defer cancel()
 		out := outcome{job: j, began: time.Now()}
 		if again {
 			l.s.startAgain(ctx, &out)
@@ -103,7 +110,7 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		return
 	}
 	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: out.state, renderer: out.renderer}
-	if out.inForce != nil && out.inForce.revision == next.revision {
+	if out.method == model.Reload && out.inForce.revision == next.revision {
 		next.text = out.inForce.text
 		out.next = next
 		return
@@ -121,14 +128,24 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 	if err := s.prepare(ctx, out, next); err != nil {
 		return
 	}
+	out.loading = true
 	if err := s.load(ctx, out, next); err != nil {
 		out.err = err
 		if out.inForce != nil {
 			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
+		} else if out.inherited != nil {
+			out.err = errors.Join(err, out.inherited.restore())
 		}
 		return
 	}
 	out.next = next
+	out.noted = s.note(out)
+}
+
+// note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
+func (s *Supervisor) note(out *outcome) error {
+	a := appliedFile{Revision: out.next.revision, Master: out.identity.Master, Worker: out.worker, Started: out.identity.Started, At: out.began}
+	return errors.Join(s.o.Files.writeApplied(a), s.o.Files.sweep(out.next.bundle))
 }
 
 // prepare does everything that can fail before anything live is touched.
@@ -137,9 +154,6 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 	if err := f.stage(next.bundle, next.revision); err != nil {
 		out.refuse(err, false)
 		return err
-	}
-	if _, err := os.Stat(f.State()); err != nil {
-		s.keepState(nil, next.text) // HAProxy warns about a file that is not there
 	}
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
@@ -237,8 +251,10 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 		out.err = err
 		return
 	}
+	out.loading = true
 	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
 		out.next = out.inForce
+		out.noted = s.note(out)
 	}
 }
 
@@ -247,7 +263,7 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 func (s *Supervisor) keepState(raw []byte, text conf.Text) {
 	state := conf.RewriteState(raw, text)
 	if state == nil {
-		state = []byte("1\n") // nothing known, in the format's first version: an empty file is a warning
+		state = noState
 	}
 	if err := write(s.o.Files.State(), state, 0o640); err != nil {
 		s.o.Log.Warn("health is forgotten by this reload", "error", err)
@@ -292,8 +308,10 @@ func (l *loop) done(out outcome) {
 		}
 	}()
 	l.retry.reset()
-	l.refused = nil
 	first := l.accepted == nil
+	if first || out.next != l.accepted { // not a restart of the text in force
+		l.refused, l.lastRefusal = nil, ""
+	}
 	if !first && out.renderer != l.accepted.renderer {
 		l.badRenderer = nil
 	}
@@ -308,11 +326,11 @@ func (l *loop) done(out outcome) {
 // inForce notes what a start or a reload changed.
 func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if out.method == model.Reload {
+		l.loadFailures.reset()
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
 	}
 	l.haproxy.Worker = out.worker
 	l.observeAt = now
-	l.observed.worker = 0
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)
@@ -320,9 +338,7 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if out.method == model.Start {
 		l.running = true
 		l.haproxy.Master, l.haproxy.Started, l.haproxy.MaxConn, l.haproxy.OldWorkers = out.identity.Master, out.identity.Started, out.maxConn, 0
-		if l.phase != model.Stopping {
-			l.phase = model.Serving
-		}
+		l.setPhase(model.Serving)
 		if !first {
 			l.dirty(now) // what changed meanwhile
 		}
@@ -331,14 +347,8 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if first || out.method == model.Reload {
 		l.applied = out.wanted
 	}
-	l.keepApplied(out)
-}
-
-func (l *loop) keepApplied(out outcome) {
-	a := appliedFile{Revision: out.next.revision, Master: l.haproxy.Master, Worker: l.haproxy.Worker, Started: l.haproxy.Started, At: out.began}
-	f, log := l.s.o.Files, l.s.o.Log
-	if err := errors.Join(f.writeApplied(a), f.sweep(out.next.bundle)); err != nil {
-		log.Warn("applied, but not noted for the next start", "error", err)
+	if out.noted != nil {
+		l.s.o.Log.Warn("applied, but not noted for the next start", "error", out.noted)
 	}
 }
 
@@ -352,27 +362,34 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		l.lost(out.err)
 		return
 	}
-	problem := &model.Problem{
-		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: out.err.Error(),
-		Mend: "what ran goes on; the refused text is kept in " + l.s.o.Files.Refused(),
-	}
 	if !l.running {
 		l.lost(death)
 		return
 	}
-	if out.final && out.renderer != l.accepted.renderer {
+	l.lastRefusal = out.err.Error()
+	problem := &model.Problem{
+		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.lastRefusal,
+		Mend: "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
+	}
+	if out.loading {
+		// A reload that fails pauses all ports for seconds: the next one, of whatever text, had better wait.
+		l.notBefore = now.Add(max(l.loadFailures.next(now, time.Hour), 100*time.Millisecond) * 100)
+	}
+	if out.renderer != l.accepted.renderer {
+		problem.Mend += "; mend the template or the certificate and send SIGHUP"
 		l.badRenderer = problem
 		if out.renderer == l.renderer {
-			l.renderer = l.accepted.renderer // the template in force stays; a changed State goes with it
+			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
 		}
 		l.dirty(now)
 		return
 	}
 	l.refused = problem
-	if !out.final {
-		wait := l.retry.next(now, time.Hour)
-		l.dirtySince, l.dirtyLast = now, now
-		l.retry.at = now.Add(max(wait, time.Second))
+	switch {
+	case !l.dirtySince.IsZero(): // something newer has come, and is tried at its own time
+	case !out.final:
+		l.retry.at = now.Add(max(l.retry.next(now, time.Hour), time.Second))
+		l.dirty(now)
 	}
 }
 
@@ -395,6 +412,7 @@ func (l *loop) tell(a model.Apply, out outcome) {
 	}
 	switch {
 	case a.Error != "" && l.accepted == nil: // Run ends with it
+	case a.Error != "" && a.Error == l.lastRefusal: // told before
 	case a.Error != "":
 		log.Error("refused, what ran goes on", "method", a.Method, "reasons", a.Reasons, "error", a.Error)
 	case a.Method == model.Noop:

@@ -28,21 +28,22 @@ type world struct {
 	dir string
 	s   *Supervisor
 
-	mu         sync.Mutex
-	alive      bool
-	exited     chan error
-	worker     int
-	loaded     string // text of haproxy.cfg at the last start or reload
-	starts     []time.Time
-	reloads    []time.Time
-	stops      int
-	stopTakes  time.Duration
-	failStart  error
-	failReload error
-	failCheck  error
-	old        int             // workers of earlier configurations
-	down       map[string]bool // server name → HAProxy finds it down
-	silent     bool            // the worker does not answer
+	mu          sync.Mutex
+	alive       bool
+	exited      chan error
+	worker      int
+	loaded      string // text of haproxy.cfg at the last start or reload
+	starts      []time.Time
+	reloads     []time.Time
+	stops       int
+	stopTakes   time.Duration
+	reloadTakes time.Duration
+	failStart   error
+	failReload  error
+	failCheck   error
+	old         int             // workers of earlier configurations
+	down        map[string]bool // server name → HAProxy finds it down
+	silent      bool            // the worker does not answer
 
 	probes  map[string]int          // by address
 	healthy map[string]check.Result // by address; absent: passes
@@ -248,7 +249,15 @@ func (p *fakeProcess) Stop(ctx context.Context) error {
 
 type fakeRuntime world
 
-func (r *fakeRuntime) Reload(context.Context, string) (int, error) {
+func (r *fakeRuntime) Reload(ctx context.Context, _ string) (int, error) {
+	r.mu.Lock()
+	takes := r.reloadTakes
+	r.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reloads = append(r.reloads, time.Now())

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -40,9 +39,16 @@ func (f Files) Refused() string { return f.Config + ".refused" }
 func (f Files) candidate() string    { return f.Config + ".candidate" }
 func (f Files) ownCandidate() string { return f.Own() + ".candidate" }
 
-// Remove deletes what must not outlive a clean stop. The configuration, the last good one and the log stay for reading.
+// Bundled is the folder below the run directory in which the files of bundles lie, and nothing else.
+const Bundled = "bundle"
+
+// noState is a server-state file that knows nothing, in the format's only version: HAProxy warns about one that is missing or empty.
+var noState = []byte("1\n")
+
+// Remove deletes what must not outlive a clean stop, keys above all. The configuration, the last good one and the log stay for
+// reading.
 func (f Files) Remove() error {
-	var errs []error
+	errs := []error{os.RemoveAll(filepath.Join(f.Dir, Bundled))}
 	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate()} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
@@ -79,6 +85,22 @@ func ownText(revision string) []byte {
 // stage writes the bundle beside the files in force. Files of a bundle are named by their content's owner (app gives every
 // content a name of its own), so they overwrite nothing that is in use.
 func (f Files) stage(b conf.Bundle, revision string) error {
+	if _, err := os.Stat(f.State()); errors.Is(err, fs.ErrNotExist) {
+		if err := write(f.State(), noState, 0o640); err != nil {
+			return err
+		}
+	}
+	if err := f.bundled(b); err != nil {
+		return err
+	}
+	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+		return err
+	}
+	return write(f.candidate(), b.Main, 0o640)
+}
+
+// bundled writes the files of a bundle where they are not yet.
+func (f Files) bundled(b conf.Bundle) error {
 	for name, file := range b.Files {
 		mode := fs.FileMode(0o640)
 		if file.Secret {
@@ -88,14 +110,11 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := write(path, file.Data, mode); err != nil {
+		if err := ensure(path, file.Data, mode); err != nil {
 			return err
 		}
 	}
-	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
-		return err
-	}
-	return write(f.candidate(), b.Main, 0o640)
+	return nil
 }
 
 // Try stages the bundle and asks HAProxy about it; nothing is put into force.
@@ -117,6 +136,8 @@ func (f Files) commit(inForce []byte) error {
 		if err := write(f.Last(), inForce, 0o640); err != nil {
 			return err
 		}
+	} else if err := f.preserve(); err != nil {
+		return err
 	}
 	if err := os.Rename(f.ownCandidate(), f.Own()); err != nil {
 		return err
@@ -127,17 +148,35 @@ func (f Files) commit(inForce []byte) error {
 	return errors.Join(syncDir(filepath.Dir(f.Config)), syncDir(f.Dir))
 }
 
+// preserve keeps, once, a configuration that was there before us: it may be somebody's own.
+func (f Files) preserve() error {
+	kept := f.Config + ".before-fnlb"
+	for _, name := range []string{kept, f.Last()} {
+		if _, err := os.Lstat(name); err == nil {
+			return nil // we have been here
+		}
+	}
+	text, err := os.ReadFile(f.Config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return write(kept, text, 0o640)
+}
+
 // restore makes the files those of the bundle, after a reload failed or before HAProxy is started again. A file that is right
 // already is left alone, so that a full disk does not keep HAProxy from starting.
 func (f Files) restore(b conf.Bundle, revision string) error {
-	return errors.Join(ensure(f.Own(), ownText(revision)), ensure(f.Config, b.Main))
+	return errors.Join(f.bundled(b), ensure(f.Own(), ownText(revision), 0o640), ensure(f.Config, b.Main, 0o640))
 }
 
-func ensure(name string, data []byte) error {
+func ensure(name string, data []byte, mode fs.FileMode) error {
 	if have, err := os.ReadFile(name); err == nil && string(have) == string(data) {
 		return nil
 	}
-	return write(name, data, 0o640)
+	return write(name, data, mode)
 }
 
 // applied is what the next fnlb needs to know about the HAProxy that it may find.
@@ -159,28 +198,23 @@ func (f Files) writeApplied(a appliedFile) error {
 	return write(f.Applied(), append(data, '\n'), 0o640)
 }
 
-// sweep deletes files of earlier bundles; folders of ours hold nothing else.
+// sweep deletes files of earlier bundles.
 func (f Files) sweep(b conf.Bundle) error {
-	roots := map[string]bool{}
-	for name := range b.Files {
-		root, _, _ := strings.Cut(name, "/")
-		roots[root] = true
+	err := filepath.WalkDir(filepath.Join(f.Dir, Bundled), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(f.Dir, path)
+		if err != nil {
+			return err
+		}
+		if _, ok := b.Files[filepath.ToSlash(name)]; !ok {
+			return os.Remove(path)
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	var errs []error
-	for root := range roots {
-		errs = append(errs, filepath.WalkDir(filepath.Join(f.Dir, root), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			name, err := filepath.Rel(f.Dir, path)
-			if err != nil {
-				return err
-			}
-			if _, ok := b.Files[filepath.ToSlash(name)]; !ok {
-				return os.Remove(path)
-			}
-			return nil
-		}))
-	}
-	return errors.Join(errs...)
+	return err
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"time"
@@ -17,6 +18,16 @@ type inherited struct {
 	text   conf.Text
 	addrs  map[netip.AddrPort]bool // its servers: they are admitted, so that what serves goes on serving
 	state  []byte                  // its `show servers state`
+	files  map[string][]byte       // its configuration, as it was found
+}
+
+// restore puts its configuration back, after ours did not start.
+func (in *inherited) restore() error {
+	var errs []error
+	for name, text := range in.files {
+		errs = append(errs, ensure(name, text, 0o640))
+	}
+	return errors.Join(errs...)
 }
 
 // inherit looks for such a HAProxy on our master socket, which lies in a folder that only we can write.
@@ -28,11 +39,15 @@ func (l *loop) inherit() {
 	if err != nil || procs.Master.PID == 0 {
 		return // nobody there
 	}
-	in := &inherited{master: procs.Master.PID, pids: pidsOf(procs), addrs: map[netip.AddrPort]bool{}}
-	if data, err := os.ReadFile(o.Files.Config); err == nil {
-		if in.text, err = conf.Parse(data); err != nil {
-			o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
+	in := &inherited{master: procs.Master.PID, pids: pidsOf(procs), addrs: map[netip.AddrPort]bool{}, files: map[string][]byte{}}
+	for _, name := range []string{o.Files.Config, o.Files.Own()} {
+		if in.files[name], err = os.ReadFile(name); err != nil {
+			o.Log.Warn("a file of the HAProxy that runs cannot be read", "error", err)
+			delete(in.files, name)
 		}
+	}
+	if in.text, err = conf.Parse(in.files[o.Files.Config]); err != nil {
+		o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
 	}
 	for _, s := range in.text.Servers() {
 		if s.Addr.IsValid() {

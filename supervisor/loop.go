@@ -21,6 +21,7 @@ type loop struct {
 	have     bool // a State has arrived
 	members  map[model.ServerKey]*member
 	probes   chan struct{} // one place for each probe at a time
+	lookups  chan struct{} // and for each lookup of a name
 	renderer Renderer      // the newest; it is accepted once its text is in force
 
 	// What is in force.
@@ -33,11 +34,14 @@ type loop struct {
 
 	// What is to be done, and when; zero means not at all.
 	dirtySince, dirtyLast time.Time
-	urgent                bool // a removal: do not wait for quiet
+	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind
 	notBefore             time.Time
 	retry                 backoff
+	loadFailures          backoff // of reloads that HAProxy refused
 	restart               backoff
+	holding               bool // reloads wait for old workers
 	applying              bool
+	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	observing             bool
 	observeAt             time.Time
 	observed              observation
@@ -48,6 +52,7 @@ type loop struct {
 	failure  error // why Run ends, before anything was served
 
 	refused     *model.Problem // the newest State is not in force
+	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
 	untried     []string
 	unanswered  string
@@ -65,17 +70,18 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
-		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)),
+		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
 	defer cancel()
+	defer l.removeFiles()
 	l.inherit()
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	begin := ctx.Done()
+	soft, atOnce := ctx.Done(), hard.Done()
 	for !l.stopped && l.failure == nil {
 		now := time.Now()
 		l.schedule(now, hard)
@@ -91,15 +97,28 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 			report()
 		case err := <-s.o.Process.Exited():
 			l.died(err)
-		case <-begin:
-			begin = nil
+		case <-soft:
+			soft = nil
 			l.beginStop()
+		case <-atOnce:
+			atOnce = nil
+			l.stopNow()
 		case <-timer.C:
 		}
 	}
 	l.publishAt, l.changed = time.Time{}, true
 	l.publish(time.Now())
 	return l.failure
+}
+
+// removeFiles deletes what must not outlive HAProxy. A HAProxy that was to be taken over from and still runs keeps its files.
+func (l *loop) removeFiles() {
+	if l.inherited != nil {
+		return
+	}
+	if err := l.s.o.Files.Remove(); err != nil {
+		l.s.o.Log.Warn("not all was cleaned up", "error", err)
+	}
 }
 
 // task runs work in a goroutine of its own; the closure that it returns runs in the owner's.
@@ -124,14 +143,10 @@ func (l *loop) take(in inbox) {
 		l.dirty(now)
 	}
 	if in.state != nil {
-		first := !l.have
 		l.have = true
-		if l.setWanted(*in.state) {
-			l.urgent = true
-		}
+		l.setWanted(*in.state)
 		l.dirty(now)
-		l.urgent = l.urgent || first
-		l.changed = true
+		l.urgent, l.changed = true, true // the Collector has waited for quiet
 	}
 }
 
@@ -141,7 +156,6 @@ func (l *loop) dirty(now time.Time) {
 		l.dirtySince = now
 	}
 	l.dirtyLast = now
-	l.retry.reset()
 }
 
 // applyAt is when the next apply is due; zero when there is nothing to apply.
@@ -152,7 +166,7 @@ func (l *loop) applyAt() time.Time {
 	if !l.running && l.accepted != nil {
 		return l.restart.at // HAProxy died: first the text in force is started again
 	}
-	if l.running && l.oldWorkers() >= maxOldWorkers {
+	if l.running && l.haproxy.OldWorkers >= maxOldWorkers {
 		return time.Time{} // the next observation looks again
 	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
@@ -167,9 +181,15 @@ func (l *loop) applyAt() time.Time {
 
 // schedule starts what is due.
 func (l *loop) schedule(now time.Time, hard context.Context) {
-	if !l.stopAt.IsZero() && !l.stopping && !l.applying && !now.Before(l.stopAt) {
-		l.stop(hard)
-		return
+	l.hold()
+	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
+		switch {
+		case !l.applying:
+			l.stop(hard)
+			return
+		case !l.running || now.Sub(l.stopAt) > applyGrace:
+			l.cancelApply()
+		}
 	}
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
@@ -191,8 +211,12 @@ func (l *loop) next(now time.Time) time.Time {
 	if l.running && !l.observing {
 		sooner(l.observeAt)
 	}
-	if !l.stopping && !l.applying {
-		sooner(l.stopAt)
+	if !l.stopAt.IsZero() && !l.stopping {
+		if l.applying {
+			sooner(latest(now, l.stopAt.Add(applyGrace+time.Millisecond)))
+		} else {
+			sooner(l.stopAt)
+		}
 	}
 	if l.changed {
 		sooner(latest(l.publishAt, now))
@@ -206,6 +230,7 @@ func (l *loop) died(err error) {
 	case l.stopping: // the stop task reports
 	case l.applying:
 		l.running, l.death = false, err
+		l.cancelApply() // a reload of what is gone would wait for its answer
 	case l.running:
 		l.running = false
 		l.lost(err)
@@ -216,7 +241,7 @@ func (l *loop) died(err error) {
 func (l *loop) lost(err error) {
 	now := time.Now()
 	wait := l.restart.next(now, 10*time.Second)
-	l.phase, l.changed = model.Broken, true
+	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
 	l.counters.Restarts++
 	l.dirty(now)
@@ -224,9 +249,30 @@ func (l *loop) lost(err error) {
 	l.s.o.Log.Error("haproxy died", "how", err, "restart_in", wait)
 }
 
+// setPhase changes the phase; once the stop has begun it stays.
+func (l *loop) setPhase(p model.Phase) {
+	if l.phase != model.Stopping {
+		l.phase, l.changed = p, true
+	}
+}
+
+// hold tells when reloads begin to wait for workers of earlier configurations, and when they go on.
+func (l *loop) hold() {
+	holding := l.running && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
+	if holding == l.holding {
+		return
+	}
+	l.holding, l.changed = holding, true
+	if holding {
+		l.s.o.Log.Warn("changes wait: too many workers of earlier configurations still have connections", "old_workers", l.haproxy.OldWorkers)
+	} else {
+		l.s.o.Log.Info("changes go on", "old_workers", l.haproxy.OldWorkers)
+	}
+}
+
 func (l *loop) beginStop() {
 	now := time.Now()
-	l.phase, l.changed = model.Stopping, true
+	l.setPhase(model.Stopping)
 	l.stopAt = now.Add(l.s.o.StopDelay)
 	limit := "none"
 	if l.s.o.ShutdownTimeout > 0 {
@@ -235,13 +281,18 @@ func (l *loop) beginStop() {
 	l.s.o.Log.Info("stopping", "ports_close_in", l.s.o.StopDelay, "limit", limit)
 }
 
+// stopNow reacts to the second signal: no delay, and no apply is waited for.
+func (l *loop) stopNow() {
+	l.setPhase(model.Stopping)
+	l.stopAt = time.Now()
+	if l.applying {
+		l.cancelApply()
+	}
+}
+
 // stop ends HAProxy; the loop ends with the report.
 func (l *loop) stop(hard context.Context) {
 	l.stopping = true
-	if !l.running {
-		l.stopped = true
-		return
-	}
 	o := l.s.o
 	l.task(func(ctx context.Context) func() {
 		limit, cancel := context.WithCancel(ctx)
@@ -263,6 +314,8 @@ func (l *loop) stop(hard context.Context) {
 				log.Error("haproxy stopped by force", "error", err)
 			case cut:
 				log.Warn("haproxy stopped at the limit, running requests were cut")
+			case o.HardStop > 0 && time.Since(begin) >= o.HardStop:
+				log.Warn("haproxy stopped at --hard-stop-after, running requests were cut")
 			default:
 				log.Info("haproxy stopped, every request was answered")
 			}
@@ -270,8 +323,8 @@ func (l *loop) stop(hard context.Context) {
 	})
 }
 
-// oldWorkers is how many workers of earlier configurations are known to be alive.
-func (l *loop) oldWorkers() int { return l.haproxy.OldWorkers }
+// applyGrace is how long a stop waits for an apply that runs: a reload that is cut short could cost requests.
+const applyGrace = 5 * time.Second
 
 // maxOldWorkers is how many workers of earlier configurations may be alive before further reloads wait: each holds memory until
 // its last connection ends, and none is ever cut before hard-stop-after.

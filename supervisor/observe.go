@@ -112,8 +112,8 @@ func checkWords(st runtime.Stat) string {
 		"INI":  "", // not checked by HAProxy yet: our own check is the last
 		"L4OK": "accepts connections", "L4TOUT": "connecting took too long",
 		"L4CON": "connection failed", "L6TOUT": "the TLS handshake took too long", "L6RSP": "the TLS handshake failed",
-		"L7OK": "check passed", "L7TOUT": "the check took too long", "L7RSP": "the body does not pass --min-api-version",
-		"L7STS": "the status does not pass", "SOCKERR": "socket error",
+		"L7OK": "check passed", "L7TOUT": "the check took too long", "L7RSP": badBody,
+		"L7STS": badStatus, "SOCKERR": "socket error",
 	}
 	parts := []string{}
 	status := strings.TrimSpace(strings.TrimPrefix(st.CheckStatus, "* "))
@@ -129,6 +129,23 @@ func checkWords(st runtime.Stat) string {
 		parts = append(parts, st.LastCheck)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// The words of checks that a node answers and does not pass.
+const (
+	badStatus = "the status does not pass"
+	badBody   = "the body does not pass"
+)
+
+// mendOf names the flag to change where a node answers and does not pass.
+func mendOf(why string) string {
+	switch {
+	case strings.HasPrefix(why, badStatus):
+		return "the node's fault, or --hc-path names another path"
+	case strings.HasPrefix(why, badBody):
+		return "update the node, or lower --min-api-version; empty, it accepts any 2xx or 3xx"
+	}
+	return ""
 }
 
 func healthOf(row runtime.ServerState) model.Health {
@@ -222,9 +239,16 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	if why == "" {
 		why = m.lastCheck
 	}
-	m.set(h, why, "")
+	mend := ""
+	if h == model.Down {
+		mend = mendOf(why)
+	}
+	m.set(h, why, mend)
 	l.changed = true
 	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
+	if mend != "" {
+		log = log.With("mend", mend)
+	}
 	switch h {
 	case model.Up:
 		log.Info("is healthy")

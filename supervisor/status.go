@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -51,7 +52,7 @@ func (l *loop) record(a model.Apply, causes []string, took time.Duration) {
 	for _, cause := range causes {
 		c.Reasons[cause]++
 	}
-	if a.Method == model.Noop && a.Error == "" {
+	if a.Method == model.Noop && a.Error == "" || a.Error != "" && a.Error == l.lastRefusal {
 		return
 	}
 	l.changes = append([]model.Apply{a}, l.changes[:min(len(l.changes), keptChanges-1)]...)
@@ -111,11 +112,19 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	if l.phase == model.Broken {
 		degraded = append(degraded, "haproxy: it died and is being started again")
 	}
+	if l.holding {
+		degraded = append(degraded, fmt.Sprintf("haproxy: changes wait while %d workers of earlier configurations have connections", l.haproxy.OldWorkers))
+	}
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
 	}
 	for _, srv := range l.wanted.Servers {
-		if m := l.members[srv.Key()]; m != nil && m.health == model.Pending && m.mend != "" {
+		m := l.members[srv.Key()]
+		switch {
+		case m == nil:
+		case m.stale != "":
+			out = append(out, model.Problem{Kind: model.Unavailable, Owner: srv.Owner, Reason: "kept at " + m.addr.String() + ": " + m.stale})
+		case m.mend != "":
 			out = append(out, model.Problem{Kind: model.Refused, Owner: srv.Owner, Reason: m.lastCheck, Mend: m.mend})
 		}
 	}

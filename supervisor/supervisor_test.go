@@ -75,6 +75,7 @@ func TestAdmission(t *testing.T) {
 // TestCoalesce: a burst becomes one reload after quiet, a removal does not wait.
 func TestCoalesce(t *testing.T) {
 	inBubble(t, func(w *world) {
+		w.reloadTakes = 20 * time.Millisecond
 		w.run()
 		w.put()
 		w.after(time.Second)
@@ -87,7 +88,7 @@ func TestCoalesce(t *testing.T) {
 			w.after(5 * time.Millisecond)
 		}
 		w.after(time.Second)
-		if n := len(w.reloads); n == 0 || n > 2 {
+		if n := len(w.reloads); n == 0 || n > 5 {
 			t.Errorf("%d reloads for a burst of 100 ms", n)
 		}
 		if n := strings.Count(w.servers(), "@"); n != 20 {
@@ -95,8 +96,8 @@ func TestCoalesce(t *testing.T) {
 		}
 		before := time.Now()
 		w.put("n00=192.0.2.1:80")
-		w.after(0)
-		if got := w.reloads[len(w.reloads)-1]; got != before {
+		w.after(time.Second)
+		if got := w.reloads[len(w.reloads)-1]; got != before.Add(20*time.Millisecond) {
 			t.Errorf("a removal was applied after %s", got.Sub(before))
 		}
 		// The same State again, and one that only adds what is not admitted: nothing to do.
@@ -252,19 +253,87 @@ func TestFailedReload(t *testing.T) {
 		w.after(time.Second)
 		w.set(func() { w.failReload = errors.New("could not bind") })
 		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
-		w.after(3 * time.Second)
+		w.after(9 * time.Second)
 		data, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg"))
 		if err != nil || strings.Contains(string(data), "server b") {
 			t.Errorf("the refused text is in place: %s, %v", data, err)
 		}
-		if n := len(w.reloads); n < 3 || n > 6 {
-			t.Errorf("%d reloads in 3 s", n)
+		// Each failed reload pauses the ports: whatever comes, the next one waits.
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80", "c=192.0.2.3:80")
+		w.after(500 * time.Millisecond)
+		if n := len(w.reloads); n != 2 {
+			t.Errorf("%d reloads in 10 s, want the first and the failed one", n)
 		}
+		w.after(5 * time.Minute)
+		if n := len(w.reloads); n < 4 || n > 12 {
+			t.Errorf("%d reloads in 5 min", n)
+		}
+		if n := w.lines("refused", "could not bind"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
 		w.set(func() { w.failReload = nil })
-		w.after(10 * time.Second)
+		w.after(10 * time.Minute)
 		want(t, "servers", w.servers(), "a@192.0.2.1:80 b@192.0.2.2:80")
 		if st := w.s.Status(); len(st.Degraded) != 0 {
 			t.Errorf("degraded %v", st.Degraded)
+		}
+	})
+}
+
+// TestDeathDuringReload: a reload of what is gone is not waited for.
+func TestDeathDuringReload(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		w.set(func() { w.reloadTakes = time.Hour })
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		begin := time.Now()
+		w.die("OOM")
+		w.after(0)
+		if n := len(w.starts); n != 2 || w.starts[1] != begin {
+			t.Errorf("starts %v, died at %v", w.starts, begin)
+		}
+		w.set(func() { w.reloadTakes = 0 })
+		w.after(5 * time.Second)
+		want(t, "servers", w.servers(), "a@192.0.2.1:80 b@192.0.2.2:80")
+	})
+}
+
+// TestBadRendererBlocksNothing: while a new template cannot be loaded, for whatever reason, States go on with the old one.
+func TestBadRendererBlocksNothing(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.run()
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		w.set(func() { w.checkErr = errors.New("no space left") })
+		w.s.SetRenderer(&textRenderer{w: w, title: "two"})
+		w.after(time.Second)
+		w.set(func() { w.checkErr = nil })
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		want(t, "servers", w.servers(), "a@192.0.2.1:80")
+		if st := w.s.Status(); len(st.Degraded) != 1 || !strings.Contains(st.Degraded[0], "no space left") {
+			t.Errorf("degraded %v", st.Degraded)
+		}
+	})
+}
+
+// TestStopDuringDeath: once the stop has begun nothing makes it ready again.
+func TestStopDuringDeath(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.s.o.StopDelay = 10 * time.Second
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		w.soft()
+		w.after(time.Second)
+		w.die("killed")
+		w.after(time.Second)
+		if st := w.s.Status(); st.Phase != model.Stopping || len(w.starts) != 2 {
+			t.Errorf("phase %s, %d starts", st.Phase, len(w.starts))
 		}
 	})
 }
@@ -331,6 +400,7 @@ func TestStop(t *testing.T) {
 		"limit":          {limit: 2 * time.Second, takes: time.Hour, want: 2 * time.Second},
 		"second signal":  {takes: time.Hour, hardAfter: 5 * time.Second, want: 5 * time.Second},
 		"signal in both": {delay: 3 * time.Second, takes: time.Hour, hardAfter: 4 * time.Second, want: 4 * time.Second},
+		"no more delay":  {delay: time.Hour, takes: time.Hour, hardAfter: 2 * time.Second, want: 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

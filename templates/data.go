@@ -185,7 +185,7 @@ func newBackend(srv model.Server) (Backend, error) {
 	case !model.ValidName(srv.Name):
 		return Backend{}, fmt.Errorf("its name has characters other than A-Z a-z 0-9 _ . : -")
 	case !srv.IP.IsValid() || srv.IP.Zone() != "":
-		return Backend{}, fmt.Errorf("address %s cannot be rendered", srv.IP)
+		return Backend{}, fmt.Errorf("address %q cannot be rendered", srv.IP.String())
 	case srv.Port == 0:
 		return Backend{}, fmt.Errorf("it has no port")
 	}
@@ -228,7 +228,7 @@ func (d *Data) addListeners(s model.State, g Globals, index map[string]int) erro
 			err = fmt.Errorf("it is there twice")
 		}
 		if err != nil {
-			return fmt.Errorf("render listener %s: %w", row.Bind, err)
+			return fmt.Errorf("render listener %q: %w", row.Bind.String(), err)
 		}
 		seen[l.Name] = true
 		if l.Pool != "" {
@@ -256,7 +256,7 @@ func compareListeners(l, m model.Listener) int {
 
 func newListener(row model.Listener, route model.Route, g Globals) (Listener, Publish, error) {
 	if row.Bind.Port == 0 || row.Bind.IP.Zone() != "" {
-		return Listener{}, Publish{}, fmt.Errorf("address %s cannot be rendered", row.Bind)
+		return Listener{}, Publish{}, fmt.Errorf("its address cannot be rendered")
 	}
 	l := Listener{Pool: route.Service, Management: row.Management}
 	pub := Publish{Port: int(row.Bind.Port)}
@@ -303,6 +303,11 @@ func (d *Data) quotable() error {
 	words = append(words, d.Management.Paths...)
 	for _, l := range d.Listeners {
 		words = append(words, l.Cert)
+	}
+	for _, p := range d.Management.Paths {
+		if !strings.HasPrefix(p, "/") { // with another beginning it may be an option of the acl line
+			return fmt.Errorf("render management path %q: it does not start with /", p)
+		}
 	}
 	for _, w := range words {
 		if w == "" {

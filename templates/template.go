@@ -39,9 +39,6 @@ func Builtin() *Template {
 	return t
 }
 
-// BuiltinText is the text of the built-in template, to start one's own from.
-func BuiltinText() []byte { return []byte(builtin) }
-
 // Parse reads a user's template; name stands in its errors, with the line. The functions are those of text/template, and:
 //
 //	quote VALUE   the value as one word of HAProxy's text, quoted where needed
@@ -52,7 +49,7 @@ func Parse(name string, text []byte) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.Tree == nil || len(bytes.TrimSpace(text)) == 0 {
+	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, fmt.Errorf("template: %s: it is empty", name)
 	}
 	for _, part := range t.Templates() {
@@ -81,25 +78,22 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 		}
 		return "", nil
 	}
-	out := limited{late: late}
+	out := limited{name: t.text.Name()}
 	if err := run.Funcs(functions(late)).Execute(&out, d); err != nil {
 		return conf.Bundle{}, err
 	}
 	return conf.Bundle{Main: out.text.Bytes()}, nil
 }
 
-// limited takes text up to a size and a time.
+// limited takes text up to a size.
 type limited struct {
+	name string // of the template
 	text bytes.Buffer
-	late func() (string, error)
 }
 
 func (l *limited) Write(b []byte) (int, error) {
 	if l.text.Len()+len(b) > maxText {
-		return 0, fmt.Errorf("its text has more than %d bytes", maxText)
-	}
-	if _, err := l.late(); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("template: %s: its text has more than %d bytes", l.name, maxText)
 	}
 	return l.text.Write(b)
 }

@@ -26,7 +26,11 @@ as_root() {
 packages() { # COMMAND=PACKAGE…: installs the packages whose command (or file, with a slash) is missing
   local pair missing=()
   for pair; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || [ -e "${pair%%=*}" ] || missing+=("${pair#*=}")
+    case ${pair%%=*} in
+    */*) [ -e "${pair%%=*}" ] ;;
+    # Not command -v: it finds the functions of this script, which has one of the name haproxy.
+    *) PATH=$PATH:/usr/sbin:/sbin type -P "${pair%%=*}" >/dev/null ;;
+    esac || missing+=("${pair#*=}")
   done
   [ ${#missing[@]} = 0 ] && return
   command -v apt-get >/dev/null || {

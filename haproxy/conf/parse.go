@@ -3,6 +3,7 @@ package conf
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,8 +18,9 @@ type Section struct {
 	Lines      []Line
 }
 
-// Line is one line that is not empty: its words after quotes, escapes and comments are resolved. A variable within double
-// quotes stays as it is written, since its value is HAProxy's, and .if blocks are read whatever their condition.
+// Line is one line that is not empty: its words after quotes, escapes and comments are resolved, up to the first empty one, where
+// HAProxy stops reading (3.2 warns of it). A variable within double quotes stays as it is written, since its value is HAProxy's,
+// and .if blocks are read whatever their condition.
 type Line struct {
 	No    int // line number, from 1
 	Words []string
@@ -118,6 +120,9 @@ func split(line string) ([]string, error) {
 		return nil, fmt.Errorf("no closing quote for the %c at byte %d", r.quote, r.open+1)
 	}
 	r.end()
+	if i := slices.Index(r.words, ""); i >= 0 { // to HAProxy an empty word is the end of the line
+		return r.words[:i], nil
+	}
 	return r.words, nil
 }
 
@@ -165,16 +170,12 @@ func (r *lineReader) escape() error {
 	if r.pos+1 < len(r.in) {
 		next = r.in[r.pos+1]
 	}
+	if next == '$' && r.quote == 0 { // where a dollar has no meaning, it has no escape
+		next = 0
+	}
 	switch next {
-	case ' ', '\\', '#', '\'', '"':
+	case ' ', '\\', '#', '\'', '"', '$':
 		r.emit(next)
-	case '$':
-		if r.quote == 0 { // where it has no meaning, it has no escape
-			r.emit('\\')
-			next = 0
-		} else {
-			r.emit(next)
-		}
 	case 't':
 		r.emit('\t')
 	case 'n':

@@ -76,7 +76,7 @@ func place(cols []string, s Server) bool {
 		return true
 	}
 	port, err := strconv.ParseUint("0"+strings.TrimPrefix(a.port, "+"), 10, 16) // none, or relative to the client's
-	if err != nil {
+	if err != nil || !a.ip.IsValid() && !isName(a.host) {
 		return false
 	}
 	cols[colPort] = strconv.FormatUint(port, 10)
@@ -87,6 +87,13 @@ func place(cols []string, s Server) bool {
 		cols[colAddr], cols[colFQDN] = "-", a.host
 	}
 	return true
+}
+
+// isName reports whether s can be a host name, and so a column.
+func isName(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_')
+	}) < 0
 }
 
 // numbers reports whether all are whole numbers.

@@ -56,6 +56,7 @@ var rawWords = []struct {
 	{raw: "a\u00a0b", want: "a\u00a0b"},
 	{raw: `a;b`, want: `a;b`},
 	{raw: `a''`, want: `a`},
+	{raw: `a '' ''`, want: `a`},
 	{raw: `"a`, bad: true},
 	{raw: `'a`, bad: true},
 	{raw: `"a'`, bad: true},

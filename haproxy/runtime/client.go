@@ -59,6 +59,10 @@ func (c *Client) one(ctx context.Context, worker int, cmd Command) (string, erro
 }
 
 // ask sends one command to a worker, until ctx ends.
+//
+// It begins with a command to the master, for the end of our direction has to be there before the master looks for the worker: 3.0 and
+// 3.2 keep a connection for ever that named an unknown pid and had not been closed yet, and with 10 of these the master socket
+// answers nobody any more, until a signal makes it reload.
 func (c *Client) ask(ctx context.Context, worker int, cmd Command) (Reply, error) {
 	if cmd.line == "" {
 		return "", errors.New("empty command")
@@ -66,10 +70,14 @@ func (c *Client) ask(ctx context.Context, worker int, cmd Command) (Reply, error
 	if worker <= 0 { // "@!0" would be somebody else
 		return "", ErrNoWorker
 	}
-	text, err := c.exchange(ctx, "@!"+strconv.Itoa(worker)+" "+cmd.line)
-	switch {
-	case err != nil:
+	text, err := c.exchange(ctx, showVersion.line+"\n@!"+strconv.Itoa(worker)+" "+cmd.line)
+	if err != nil {
 		return "", err
+	}
+	version, text, ok := strings.Cut(text, "\n\n")
+	switch {
+	case !ok || strings.Contains(version, "\n"):
+		return "", ErrCut
 	case strings.HasPrefix(text, "Can't find the target PID matching the prefix"):
 		return "", ErrNoWorker
 	case text != "\n" && !strings.HasSuffix(text, "\n\n"):
@@ -87,7 +95,7 @@ func (c *Client) master(ctx context.Context, cmd Command) (string, error) {
 	return text, nil
 }
 
-// exchange writes one line, closes its own direction (2.6 would wait for more otherwise) and reads to the end.
+// exchange writes what ends with this line, closes its own direction (2.6 would wait for more otherwise) and reads to the end.
 func (c *Client) exchange(ctx context.Context, line string) (string, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
 	if err != nil {

@@ -48,6 +48,7 @@ func Cmd(words ...string) (Command, error) {
 // The commands of this package's own calls.
 var (
 	showProc    = Command{"show proc"}
+	showVersion = Command{"show version"}
 	reload      = Command{"reload"}
 	showState   = Command{"show servers state"}
 	showStat    = Command{"show stat -1 4 -1"} // all proxies, servers only, all ids

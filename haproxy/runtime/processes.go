@@ -51,8 +51,13 @@ func parseProcesses(text string) (Processes, error) {
 		return Processes{}, ErrCut
 	}
 	var p Processes
+	var heading string
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
+		if strings.HasPrefix(line, "#") {
+			heading = strings.TrimSpace(line)
+			continue
+		}
+		if strings.TrimSpace(line) == "" {
 			continue
 		}
 		fields := strings.Fields(line)
@@ -73,11 +78,13 @@ func parseProcesses(text string) (Processes, error) {
 			rest, p.Failed, p.Reloads = after, failed, reloads
 		}
 		row := Process{PID: pid, Reloads: reloads, Uptime: rest[0], Version: strings.Join(rest[1:], " ")}
-		switch fields[1] {
-		case "master":
+		switch {
+		case fields[1] == "master":
 			p.Master = row
-		case "worker":
+		case fields[1] == "worker" && heading == "# workers":
 			p.Workers = append(p.Workers, row)
+		case fields[1] == "worker" && heading == "# old workers":
+			p.Old = append(p.Old, row)
 		}
 	}
 	if p.Master.PID == 0 {
@@ -96,8 +103,8 @@ func failures(cols []string) (failed int, rest []string, err error) {
 }
 
 // serving names the worker that takes new connections, and the revision that it says it has loaded ("" when it has none).
-func (c *Client) serving(ctx context.Context) (p Processes, worker int, revision string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+func (c *Client) serving(ctx context.Context, try *attempts) (p Processes, worker int, revision string, err error) {
+	ctx, cancel := try.next(ctx)
 	defer cancel()
 	p, err = c.Processes(ctx)
 	if err != nil {

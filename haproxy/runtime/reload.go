@@ -11,14 +11,30 @@ import (
 const (
 	firstPause = 5 * time.Millisecond // between attempts, doubled up to the last
 	lastPause  = 100 * time.Millisecond
+	firstLimit = 50 * time.Millisecond // of one attempt, doubled up to callLimit each time it is reached
 )
 
-// pause waits between attempts; it ends with ctx's error when that ends first.
-type pause struct{ next time.Duration }
+// attempts spaces out attempts and bounds each. The first limit is short, because 3.2 never answers a command that reaches a
+// worker in the moment when it gets ready, but does answer the next one.
+type attempts struct {
+	pause, limit time.Duration
+	began        time.Time
+}
 
-func (p *pause) wait(ctx context.Context) error {
-	p.next = min(max(2*p.next, firstPause), lastPause)
-	timer := time.NewTimer(p.next)
+// next is the context of one attempt.
+func (a *attempts) next(ctx context.Context) (context.Context, context.CancelFunc) {
+	a.limit = max(a.limit, firstLimit)
+	a.began = time.Now()
+	return context.WithTimeout(ctx, a.limit)
+}
+
+// wait is the pause after one; it ends with ctx's error when that ends first.
+func (a *attempts) wait(ctx context.Context) error {
+	if time.Since(a.began) >= a.limit {
+		a.limit = min(2*a.limit, callLimit)
+	}
+	a.pause = min(max(2*a.pause, firstPause), lastPause)
+	timer := time.NewTimer(a.pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -28,20 +44,41 @@ func (p *pause) wait(ctx context.Context) error {
 	}
 }
 
+// seen is what attempts have found so far, for the error when time is up.
+type seen struct {
+	found  error // what HAProxy said last
+	failed error // why it could not be asked since then
+}
+
+func (s *seen) find(format string, args ...any) { *s = seen{found: fmt.Errorf(format, args...)} }
+
+func (s *seen) err() error {
+	switch {
+	case s.found == nil:
+		return s.failed
+	case s.failed == nil:
+		return s.found
+	}
+	return fmt.Errorf("%w, then %w", s.found, s.failed)
+}
+
 // Loaded waits until the worker that takes new connections says that it has loaded the revision. The socket may not be there yet, or
 // refuse for a while (2.6 re-executes itself); only ctx ends the waiting, and then the error says what was seen last.
 func (c *Client) Loaded(ctx context.Context, revision string) (master, worker int, err error) {
-	var between pause
+	var try attempts
+	var last seen
 	for {
-		p, worker, got, err := c.serving(ctx)
-		if err == nil && got == revision {
+		p, worker, got, err := c.serving(ctx, &try)
+		switch {
+		case err == nil && got == revision:
 			return p.Master.PID, worker, nil
+		case err == nil:
+			last.find("worker %d has loaded %q", worker, got)
+		default:
+			last.failed = err
 		}
-		if err == nil {
-			err = fmt.Errorf("worker %d has loaded %q", worker, got)
-		}
-		if errWait := between.wait(ctx); errWait != nil {
-			return 0, 0, fmt.Errorf("wait for revision %s: %w, last seen: %w", revision, errWait, err)
+		if err := try.wait(ctx); err != nil {
+			return 0, 0, fmt.Errorf("wait for revision %s: %w, last seen: %w", revision, err, last.err())
 		}
 	}
 }
@@ -70,8 +107,8 @@ func (c *Client) Reload(ctx context.Context, revision string) (worker int, err e
 	for _, p := range slices.Concat(before.Workers, before.Old) {
 		known[p.PID] = true
 	}
-	var between pause
-	var last error
+	var try attempts
+	var last seen
 	for sent := false; ; {
 		if !sent {
 			if err := c.sendReload(ctx); err != nil {
@@ -79,37 +116,39 @@ func (c *Client) Reload(ctx context.Context, revision string) (worker int, err e
 			}
 			sent = true
 		}
-		p, worker, got, err := c.serving(ctx)
+		p, worker, got, err := c.serving(ctx, &try)
 		switch {
 		case p.Failed > before.Failed:
 			return 0, fmt.Errorf("reload revision %s: %w", revision, &ReloadError{})
 		case err != nil:
-			last = err
+			last.failed = err
 		case p.Reloads == before.Reloads: // the request was lost with a re-execution that was under way
-			last = fmt.Errorf("master %d has not begun to reload", p.Master.PID)
+			last.find("master %d has not begun to reload", p.Master.PID)
 			sent = false
 		case known[worker]:
-			last = fmt.Errorf("worker %d of before is still the current one", worker)
+			last.find("worker %d of before is still the current one", worker)
 		case got != revision:
-			last = fmt.Errorf("new worker %d has loaded %q", worker, got)
+			last.find("new worker %d has loaded %q", worker, got)
 		default:
 			return worker, nil
 		}
-		if err := between.wait(ctx); err != nil {
-			return 0, fmt.Errorf("reload revision %s: not confirmed: %w, last seen: %w", revision, err, last)
+		if err := try.wait(ctx); err != nil {
+			return 0, fmt.Errorf("reload revision %s: not confirmed: %w, last seen: %w", revision, err, last.err())
 		}
 	}
 }
 
 // before asks for the processes until there is an answer or ctx ends.
 func (c *Client) before(ctx context.Context) (Processes, error) {
-	var between pause
+	var try attempts
 	for {
-		p, err := c.Processes(ctx)
+		attempt, cancel := try.next(ctx)
+		p, err := c.Processes(attempt)
+		cancel()
 		if err == nil {
 			return p, nil
 		}
-		if errWait := between.wait(ctx); errWait != nil {
+		if errWait := try.wait(ctx); errWait != nil {
 			return p, fmt.Errorf("%w, last seen: %w", errWait, err)
 		}
 	}

@@ -129,7 +129,11 @@ func (b *Balancer) start() {
 		case <-exited:
 		default:
 			b.Signal(syscall.SIGTERM)
-			b.Signal(syscall.SIGTERM)
+			select { // two signals of a kind that wait at the same time are one
+			case <-exited:
+			case <-time.After(200 * time.Millisecond):
+				b.Signal(syscall.SIGTERM)
+			}
 			b.WaitExit()
 		}
 		if b.T.Failed() {

@@ -1,0 +1,221 @@
+package templates
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/model"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares text with the file, or writes it.
+func golden(t *testing.T, file, text string) {
+	t.Helper()
+	file = filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (go test -update writes it)", err)
+	}
+	if text != string(want) {
+		t.Errorf("%s differs (go test -update writes it); got:\n%s", file, text)
+	}
+}
+
+func addrs(list ...string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range list {
+		out = append(out, netip.MustParseAddrPort(a))
+	}
+	return out
+}
+
+// cases are the golden configurations.
+func cases() map[string]struct {
+	state   model.State
+	globals Globals
+	version string
+} {
+	type c = struct {
+		state   model.State
+		globals Globals
+		version string
+	}
+	three := sample(8081, addrs("192.0.2.3:8080", "192.0.2.1:8080", "[2001:db8::1]:80")...)
+	return map[string]c{
+		"nodes-2.6": {three, sampleGlobals(), "2.6"},
+		"nodes-3.0": {three, sampleGlobals(), "3.0"},
+		"no-nodes":  {sample(8081), sampleGlobals(), "2.6"},
+		"nothing":   {model.State{}, Globals{}, "2.6"},
+		"everything": {full(), Globals{
+			User: "nobody", Group: "nogroup", StateFile: "/run/fnlb/server state", CertDir: "/run/fnlb/certs",
+			ManagementSocket: "/run/fnlb/management/api.sock", ManagementPaths: many("/1/lb/p", 45), AccessLog: true,
+			HardStop: 90 * time.Second,
+		}, "3.0"},
+		"no-ipv6": {wide(), func() Globals { g := sampleGlobals(); g.IPv4Only = true; return g }(), "2.6"},
+	}
+}
+
+func many(prefix string, n int) []string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprint(prefix, i))
+	}
+	return list
+}
+
+// wide listens on all addresses.
+func wide() model.State {
+	s := sample(8081, addrs("192.0.2.1:8080")...)
+	s.Listeners[0].Bind.IP, s.Routes[0].Bind.IP = netip.Addr{}, netip.Addr{}
+	return s
+}
+
+// full uses every field of the model: several listeners and services, TLS, trusted proxies, limits, any version accepted.
+func full() model.State {
+	s := wide()
+	s.Servers = append(servers("nodes", addrs("192.0.2.1:8080", "192.0.2.2:8080")...), servers("other", addrs("192.0.2.9:1")...)...)
+	tls := model.Bind{IP: netip.MustParseAddr("::"), Port: 443}
+	empty := model.Bind{IP: netip.MustParseAddr("2001:db8::2"), Port: 80}
+	s.Listeners = append(s.Listeners,
+		model.Listener{Bind: tls, TLS: true, ClientTimeout: time.Minute},
+		model.Listener{Bind: empty, ClientTimeout: 1500 * time.Millisecond})
+	s.Routes = append(s.Routes, model.Route{Bind: tls, Service: "other", Cert: "listen.pem"})
+	for i := range 25 {
+		s.Listeners[0].TrustedProxies = append(s.Listeners[0].TrustedProxies, netip.MustParsePrefix(fmt.Sprintf("10.%d.1.2/16", i)))
+	}
+	s.Listeners[0].TrustedProxies = append(s.Listeners[0].TrustedProxies, netip.MustParsePrefix("2001:db8::/32"))
+	other := s.Services[0]
+	other.Name, other.MaxConn, other.BalanceFactor = "other", 100, 125
+	other.Check.MinVersion, other.Check.Path = "", "/it's?a=%20b"
+	s.Services = append(s.Services, other)
+	return s
+}
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	for name, c := range cases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := render(t, c.state, c.globals, c.version)
+			golden(t, name+".cfg", text)
+			for _, line := range strings.Split(text, "\n") {
+				if len(line) > 1800 || len(strings.Fields(line)) > 60 {
+					t.Errorf("line too long for HAProxy's limits of 2048 bytes and 64 words: %s", line)
+				}
+				if strings.TrimRight(line, " ") != line {
+					t.Errorf("space at the end of %q", line)
+				}
+			}
+			haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+				if c.version == "3.0" && !h.AtLeast(3, 0) {
+					return // hash-key is not there
+				}
+				if err := h.Check(t, local(t, text)); err != nil && name != "nothing" { // HAProxy wants a listener
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// local puts a folder of the test in place of the run directory, with the files that HAProxy reads.
+func local(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "certs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"server state": "1\n", "certs/listen.pem": string(pem(t))} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The socket's path must stay short.
+	text = strings.ReplaceAll(text, "/run/fnlb/management/api.sock", "/tmp/fnlb-test.sock")
+	return strings.ReplaceAll(text, "/run/fnlb", dir)
+}
+
+// TestOrder shows that the order of rows makes no difference.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	want := render(t, full(), cases()["everything"].globals, "2.6")
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 20 {
+		s := full()
+		r.Shuffle(len(s.Listeners), func(i, j int) { s.Listeners[i], s.Listeners[j] = s.Listeners[j], s.Listeners[i] })
+		r.Shuffle(len(s.Routes), func(i, j int) { s.Routes[i], s.Routes[j] = s.Routes[j], s.Routes[i] })
+		r.Shuffle(len(s.Services), func(i, j int) { s.Services[i], s.Services[j] = s.Services[j], s.Services[i] })
+		r.Shuffle(len(s.Servers), func(i, j int) { s.Servers[i], s.Servers[j] = s.Servers[j], s.Servers[i] })
+		if got := render(t, s, cases()["everything"].globals, "2.6"); got != want {
+			t.Fatalf("another order gives:\n%s", got)
+		}
+	}
+}
+
+// TestContract holds the field names that users' templates see: the list may grow, no line may change or go.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	var walk func(prefix string, typ reflect.Type)
+	walk = func(prefix string, typ reflect.Type) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name, ft := prefix+"."+f.Name, f.Type
+			for ft.Kind() == reflect.Slice {
+				name, ft = name+"[]", ft.Elem()
+			}
+			if ft.Kind() == reflect.Struct {
+				walk(name, ft)
+				continue
+			}
+			if ft.PkgPath() != "" {
+				t.Errorf("%s has type %s: only strings, numbers and bools are promised", name, ft)
+			}
+			lines = append(lines, name+" "+ft.String())
+		}
+	}
+	walk("", reflect.TypeFor[Data]())
+	golden(t, "contract.txt", strings.Join(lines, "\n")+"\n")
+}
+
+// TestUsersTemplate renders with what docker-loadbalancer promised its users.
+func TestUsersTemplate(t *testing.T) {
+	t.Parallel()
+	tmpl, err := Parse("haproxy.tmpl", []byte(`global
+  pidfile {{.PidFile}}
+  stats socket {{.SockFile}}
+{{range .Services}}{{$port := .Publish.Port}}
+frontend port_{{.Publish.IP}}_{{.Publish.Port}}
+  bind {{if .Publish.IP}}{{.Publish.IP}}{{else}}*{{end}}:{{.Publish.Port}}{{if ne .Publish.Ssl ""}} ssl crt {{.Publish.Ssl}}{{end}}
+  default_backend port_{{.Publish.IP}}_{{.Publish.Port}}_backends
+backend port_{{.Publish.IP}}_{{$port}}_backends{{range .Backends}}
+  server {{.Name}} {{.IP}}:{{.Port}}{{end}}
+{{end}}{{if and (eq .Stats "Y") (gt .StatsPort 0)}}listen stats
+  bind *:{{.StatsPort}}
+{{end}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := cases()["everything"].globals
+	g.PidFile, g.SockFile = "/tmp/haproxy.pid", "/tmp/haproxy.sock"
+	b, err := tmpl.Render(full(), g, abilities(t, "2.6"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "user.cfg", string(b.Main))
+}
