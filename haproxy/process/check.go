@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fnlb/fnlb/haproxy/conf"
 )
 
@@ -19,6 +21,8 @@ const (
 	checkLimit  = 5 * time.Second
 	checkPerMiB = 5 * time.Second // more for large texts
 	maxOutput   = 64 << 10        // bytes
+	// A text may run code (lua-load) when it is checked. 10,000 checked servers take 80 MB, so this hinders nobody's text.
+	maxMemory = 4 << 30 // bytes of address space
 )
 
 // CheckError says that HAProxy refuses a text.
@@ -29,49 +33,48 @@ func (e *CheckError) Error() string { return "haproxy refuses the text: " + e.Ou
 // Checker asks the real HAProxy about a text (management manual, section 3, option -c).
 type Checker struct{ Binary string }
 
-// Check runs haproxy -c on the files, with the identity and the empty environment that HAProxy itself will have, bounded in time
-// and output. It gives the warnings. A *CheckError says that the text is refused; any other error, that nothing is known.
+// Check runs haproxy -c on the files, with the identity and the empty environment that HAProxy itself will have, bounded in time,
+// memory and output; what it starts is killed at its end. It gives the warnings. A *CheckError says that the text is refused, or
+// crashes HAProxy; any other error, that nothing is known: the time limit, a missing binary, no memory, the end of ctx.
 func (c Checker) Check(ctx context.Context, files ...string) (warnings string, err error) {
-	limit := checkLimit
+	size := int64(0)
 	args := []string{"-c"}
 	for _, f := range files {
 		info, err := os.Stat(f)
 		if err != nil {
 			return "", fmt.Errorf("check: %w", err)
 		}
-		limit += checkPerMiB * time.Duration(info.Size()>>20)
+		size += info.Size()
 		args = append(args, "-f", f)
 	}
-	out, code, err := runBounded(ctx, limit, c.Binary, args...)
+	limit := checkLimit + checkPerMiB*time.Duration(size>>20)
+	out, state, err := runBounded(ctx, limit, c.Binary, args...)
 	if err != nil {
 		return "", fmt.Errorf("check with haproxy -c: %w", err)
 	}
-	if code != 0 {
+	if !state.Success() {
 		words := complaints(out)
 		if words == "" {
-			words = fmt.Sprintf("exit code %d: %s", code, strings.TrimSpace(out))
+			words = strings.TrimSuffix(ending(state)+": "+printable(out, maxOutput), ": ")
+		}
+		if signalOf(state) == syscall.SIGKILL { // not by us, and no text does that
+			return "", fmt.Errorf("check with haproxy -c: %s; is the host short of memory?", words)
 		}
 		return "", &CheckError{Output: words}
 	}
-	var lines []string
-	for line := range strings.Lines(out) {
-		if strings.HasPrefix(line, "[WARNING]") {
-			lines = append(lines, bare(line))
-		}
-	}
-	return strings.Join(lines, "; "), nil
+	return said(out, "WARNING"), nil
 }
 
 // ReadAbilities asks a binary what it is (haproxy -vv). Versions before 2.6 are refused.
 func ReadAbilities(ctx context.Context, binary string) (conf.Abilities, error) {
-	out, code, err := runBounded(ctx, checkLimit, binary, "-vv")
+	out, state, err := runBounded(ctx, checkLimit, binary, "-vv")
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, exec.ErrNotFound):
 		return conf.Abilities{}, fmt.Errorf("haproxy: %w; install it (apt-get install haproxy) or name it with --haproxy", err)
 	case err != nil:
 		return conf.Abilities{}, fmt.Errorf("ask %s for its version: %w; name another with --haproxy", binary, err)
-	case code != 0:
-		return conf.Abilities{}, fmt.Errorf("ask %s for its version: exit code %d; name another with --haproxy", binary, code)
+	case !state.Success():
+		return conf.Abilities{}, fmt.Errorf("ask %s for its version: %s; name another with --haproxy", binary, ending(state))
 	}
 	a, err := parseAbilities(out)
 	if err != nil {
@@ -89,7 +92,7 @@ func parseAbilities(out string) (conf.Abilities, error) {
 			if len(fields) == 0 {
 				break
 			}
-			a.Version = fields[0]
+			a.Version = printable(fields[0], maxLine)
 			if _, err := fmt.Sscanf(a.Version, "%d.%d", &a.Major, &a.Minor); err != nil {
 				return a, fmt.Errorf("its version %q is none", a.Version)
 			}
@@ -107,34 +110,65 @@ func parseAbilities(out string) (conf.Abilities, error) {
 	return a, nil
 }
 
-// runBounded runs a program to its end. At the limit its whole process group is killed: it serves nobody.
-func runBounded(ctx context.Context, limit time.Duration, binary string, args ...string) (output string, code int, err error) {
+// runBounded runs a program that serves nobody to its end. At the limit its whole process group is killed, and at its own end what
+// it left there. The error says that it did not run to its end; how that was is in the state.
+func runBounded(ctx context.Context, limit time.Duration, binary string, args ...string) (output string, state *os.ProcessState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command(binary, args...)
 	cmd.Env = []string{}
 	out := &capped{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // for a grandchild that keeps the output open
-	err = cmd.Run()
-	if ctx.Err() != nil {
-		return "", 0, fmt.Errorf("no end within %s: %w", limit, ctx.Err())
+	cmd.WaitDelay = time.Second // for a grandchild that left the group and keeps the output open
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
 	}
+	pid := cmd.Process.Pid
+	confine(pid)
+	ended := make(chan error, 1)
+	go func() { ended <- awaitExit(pid) }()
+	var late error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		late = fmt.Errorf("no end within %s: %w", limit, ctx.Err())
+	}
+	err = errors.Join(err, signalGroup(pid, unix.SIGKILL)) // not reaped yet, so the group is its own
+	if late != nil {
+		err = errors.Join(err, <-ended)
+	}
+	errWait := cmd.Wait()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return "", 0, err
+	if errors.As(errWait, &exit) || errors.Is(errWait, exec.ErrWaitDelay) {
+		errWait = nil // the state tells
 	}
-	return out.String(), cmd.ProcessState.ExitCode(), nil
+	if err := errors.Join(late, err, errWait); err != nil {
+		return "", nil, err
+	}
+	return out.buf.String(), cmd.ProcessState, nil
 }
 
-// capped keeps the first bytes and forgets the rest.
-type capped struct{ bytes.Buffer }
+// confine bounds the memory of a run, and lets it be the first to go when the host is short of memory: what serves is more important.
+// A host that forbids either (a filter of system calls) only loses that: time and output stay bounded. The run may have ended.
+func confine(pid int) {
+	var lim unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_AS, nil, &lim); err == nil && lim.Max > maxMemory {
+		lim = unix.Rlimit{Cur: min(lim.Cur, maxMemory), Max: maxMemory}
+		_ = unix.Prlimit(pid, unix.RLIMIT_AS, &lim, nil)
+	}
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
+}
+
+// capped keeps the first bytes and forgets the rest. The buffer is no embedded one: its ReadFrom would go round the cap.
+type capped struct{ buf bytes.Buffer }
 
 func (c *capped) Write(p []byte) (int, error) {
-	if room := maxOutput - c.Len(); room > 0 {
-		c.Buffer.Write(p[:min(room, len(p))])
+	if room := maxOutput - c.buf.Len(); room > 0 {
+		c.buf.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
 }

@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // killAfter is how long a process may ignore SIGTERM.
@@ -36,36 +39,58 @@ type Options struct {
 	AccessLog *os.File // becomes HAProxy's file descriptor 3; may be nil
 }
 
-// Child is HAProxy as a child of ours, in master-worker mode. Start and Stop are called by one goroutine at a time.
+// Child is HAProxy as a child of ours, in master-worker mode. Start and Stop exclude each other; Exited may be called at any time.
 type Child struct {
-	o      Options
-	master Master
-	exited chan error
+	o        Options
+	master   Master
+	patience time.Duration // killAfter, but for tests
 
-	mu  sync.Mutex
-	run *run // the newest; nil before the first
+	acting sync.Mutex // held by Start and by Stop
+	mu     sync.Mutex
+	run    *run // what Start returned last; nil before
 }
 
-// run is one process from its start to its end.
+// run is one HAProxy from its start to its end.
 type run struct {
 	cmd     *exec.Cmd
-	logFrom int64         // size of the log at its start
+	pid     int // of the master, and of its process group
+	logFrom int64
+	exited  chan error    // gets err
 	done    chan struct{} // closed when it was reaped
-	err     error         // how it ended; read after done
+	err     *ExitError    // how it ended; read after done
+
+	mu     sync.Mutex
+	reaped bool // then pid may be another's
 }
 
 // New makes a Child; nothing is started.
-func New(o Options, m Master) *Child {
-	return &Child{o: o, master: m, exited: make(chan error, 1)}
+func New(o Options, m Master) *Child { return &Child{o: o, master: m, patience: killAfter} }
+
+// Exited gives one value, an *ExitError, when the HAProxy that Start returned last has ended and nothing of it is left. Ask for the
+// channel again after each Start; it is nil before the first.
+func (c *Child) Exited() <-chan error {
+	if r := c.current(); r != nil {
+		return r.exited
+	}
+	return nil
 }
 
-// Exited gives one value, an *ExitError, each time that a HAProxy which Start had returned ends.
-func (c *Child) Exited() <-chan error { return c.exited }
+func (c *Child) current() *run {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.run
+}
 
 // Start starts HAProxy and waits until it has loaded the revision, has ended (then the error is an *ExitError with its own words),
-// or ctx ends (then it is stopped at once).
+// or ctx ends (then it is stopped at once). It takes over the path of the master socket, whoever listened there. While the HAProxy
+// of an earlier Start runs it does nothing but say so.
 func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
-	if err := c.clear(ctx); err != nil {
+	c.acting.Lock()
+	defer c.acting.Unlock()
+	if r := c.current(); r != nil && !r.ended() {
+		return Identity{}, fmt.Errorf("start haproxy: it runs already, as process %d", r.pid)
+	}
+	if err := c.removeSocket(); err != nil {
 		return Identity{}, err
 	}
 	began := time.Now()
@@ -73,13 +98,22 @@ func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("start %s: %w", c.o.Binary, err)
 	}
+	worker, err := c.ready(ctx, r, revision)
+	if err != nil {
+		return Identity{}, errors.Join(fmt.Errorf("start haproxy: %w", err), c.removeSocket())
+	}
 	c.mu.Lock()
 	c.run = r
 	c.mu.Unlock()
+	return Identity{Master: r.pid, Worker: worker, Started: began}, nil
+}
 
+// ready waits until the process says that it has loaded the revision. After an error it has ended.
+func (c *Child) ready(ctx context.Context, r *run, revision string) (worker int, err error) {
 	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { // ends with the process or with this call
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
 		select {
 		case <-r.done:
 			cancel()
@@ -87,63 +121,22 @@ func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 		}
 	}()
 	master, worker, err := c.master.Loaded(wait, revision)
-	if err == nil && master != r.cmd.Process.Pid {
-		err = fmt.Errorf("the master socket is answered by process %d, not by %d", master, r.cmd.Process.Pid)
+	cancel()
+	<-watched
+	if err == nil && master != r.pid {
+		err = fmt.Errorf("the master socket is answered by process %d, not by %d: a script as the binary must exec HAProxy", master, r.pid)
 	}
-	select {
-	case <-r.done:
-		return Identity{}, fmt.Errorf("start haproxy: %w", r.err)
-	default:
+	if err == nil && !r.ended() {
+		return worker, nil
 	}
-	if err != nil {
-		words := logSince(c.o.Log, r.logFrom)
-		return Identity{}, errors.Join(fmt.Errorf("start haproxy: %w", err), words, r.end())
+	words := startWords(c.o.Log, r.logFrom)
+	if r.ended() {
+		return 0, exitError(r.cmd.ProcessState, words, r.err.Killed)
 	}
-	go func() { // ends with the process
-		<-r.done
-		c.exited <- r.err
-	}()
-	return Identity{Master: master, Worker: worker, Started: began}, nil
-}
-
-// clear makes sure that nothing of an earlier run listens on: workers of a killed master need a moment to notice, and Linux
-// would share the ports between them and the new ones. The process group has no number but ours while a member is alive.
-func (c *Child) clear(ctx context.Context) error {
-	c.mu.Lock()
-	last := c.run
-	c.mu.Unlock()
-	if last != nil {
-		if err := endGroup(ctx, last.cmd.Process.Pid); err != nil {
-			return err
-		}
+	if words != "" {
+		err = fmt.Errorf("%w: %s", err, words)
 	}
-	return c.removeSocket()
-}
-
-// endGroup waits for the members of a group whose leader has ended; those that stay get SIGTERM, and SIGKILL if they ignore it.
-func endGroup(ctx context.Context, pgid int) error {
-	begin := time.Now()
-	signals := []struct {
-		after time.Duration
-		sig   syscall.Signal
-	}{{200 * time.Millisecond, syscall.SIGTERM}, {200*time.Millisecond + killAfter, syscall.SIGKILL}}
-	for {
-		err := syscall.Kill(-pgid, 0)
-		if errors.Is(err, syscall.ESRCH) || zombies(pgid) {
-			return nil
-		}
-		if len(signals) > 0 && time.Since(begin) > signals[0].after {
-			if err := syscall.Kill(-pgid, signals[0].sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("end what is left of haproxy %d: %w", pgid, err)
-			}
-			signals = signals[1:]
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for what is left of haproxy %d: %w", pgid, context.Cause(ctx))
-		case <-time.After(5 * time.Millisecond): // orphans are not ours to wait for
-		}
-	}
+	return 0, errors.Join(err, r.end(c.patience))
 }
 
 func (c *Child) launch() (*run, error) {
@@ -162,38 +155,74 @@ func (c *Child) launch() (*run, error) {
 	if c.o.AccessLog != nil {
 		cmd.ExtraFiles = []*os.File{c.o.AccessLog}
 	}
-	r := &run{cmd: cmd, logFrom: from, done: make(chan struct{})}
-	err = cmd.Start()
-	if err = errors.Join(err, log.Close()); err != nil {
-		return nil, err
+	r := &run{cmd: cmd, logFrom: from, exited: make(chan error, 1), done: make(chan struct{})}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
-	go func() { // ends with the process
-		defer close(r.done)
-		_ = cmd.Wait() // what it returns stands in ProcessState
-		r.err = exitError(cmd.ProcessState, logSince(c.o.Log, from))
-	}()
+	r.pid = cmd.Process.Pid
+	go r.watch(c.o.Log, c.patience) // ends with the process
+	if err := log.Close(); err != nil {
+		return nil, errors.Join(err, r.end(c.patience))
+	}
 	return r, nil
 }
 
-// Stop lets HAProxy finish its requests (SIGUSR1) until ctx ends, and then ends it at once (SIGTERM). That it had to be killed is
-// the only error: a process that ignores SIGTERM is broken. Without a running process there is nothing to do.
+// watch sees the end of the process, ends what it left behind, and reaps it.
+func (r *run) watch(log string, patience time.Duration) {
+	var killed []int
+	err := awaitExit(r.pid)
+	if err == nil {
+		killed, err = endRest(r.pid, patience)
+	} else { // an odd system: it is waited for in the usual way, and what it left ends by itself
+		_, errWait := r.cmd.Process.Wait()
+		err = errors.Join(err, errWait)
+	}
+	r.mu.Lock()
+	_ = r.cmd.Wait() // what it returns stands in ProcessState
+	r.reaped = true
+	r.mu.Unlock()
+	words := lastWords(log, r.logFrom)
+	if err != nil {
+		words = strings.TrimPrefix(words+"; "+err.Error(), "; ")
+	}
+	r.err = exitError(r.cmd.ProcessState, words, killed)
+	close(r.done) // before it is told: who hears it may start the next at once
+	r.exited <- r.err
+}
+
+func (r *run) ended() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Stop lets HAProxy finish its requests (SIGUSR1) until ctx ends, and then ends it at once (SIGTERM). It returns when nothing of it
+// is left. That something had to be killed is the only error: a process that ignores SIGTERM is broken. Without a running process
+// there is nothing to do.
 func (c *Child) Stop(ctx context.Context) error {
-	c.mu.Lock()
-	r := c.run
-	c.mu.Unlock()
+	c.acting.Lock()
+	defer c.acting.Unlock()
+	r := c.current()
 	if r == nil {
 		return nil
 	}
-	if err := r.signal(syscall.SIGUSR1); err != nil {
-		return err
+	if r.ended() {
+		return c.removeSocket()
 	}
-	var err error
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		err = r.end()
+	if ctx.Err() == nil {
+		// Whoever was stopped (SIGSTOP) finishes nothing until it goes on.
+		if err := errors.Join(r.signal(unix.SIGUSR1), r.signalAll(unix.SIGCONT)); err != nil {
+			return err
+		}
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+		}
 	}
-	return errors.Join(err, c.removeSocket())
+	return errors.Join(r.end(c.patience), c.removeSocket())
 }
 
 // removeSocket removes the file that HAProxy leaves behind.
@@ -204,31 +233,50 @@ func (c *Child) removeSocket() error {
 	return nil
 }
 
-// end stops the process at once.
-func (r *run) end() error {
-	// A stopped process takes no signal but these two.
-	if err := errors.Join(r.signal(syscall.SIGTERM), r.signal(syscall.SIGCONT)); err != nil {
-		return err
+// end stops the process at once, if it runs.
+func (r *run) end(patience time.Duration) error {
+	if !r.ended() {
+		// A stopped process takes no signal but these two.
+		if err := errors.Join(r.signal(unix.SIGTERM), r.signalAll(unix.SIGCONT)); err != nil {
+			return err
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-r.done:
+		case <-timer.C:
+			if err := r.signalAll(unix.SIGKILL); err != nil {
+				return err
+			}
+			<-r.done
+			return fmt.Errorf("haproxy %d ignored SIGTERM for %s and was killed", r.pid, patience)
+		}
 	}
-	timer := time.NewTimer(killAfter)
-	defer timer.Stop()
-	select {
-	case <-r.done:
-		return nil
-	case <-timer.C:
-	}
-	err := syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
-	if err == nil || errors.Is(err, syscall.ESRCH) {
-		<-r.done
-		return fmt.Errorf("haproxy %d ignored SIGTERM for %s and was killed", r.cmd.Process.Pid, killAfter)
-	}
-	return fmt.Errorf("kill haproxy %d: %w", r.cmd.Process.Pid, err)
-}
-
-// signal goes to the master only; os.Process knows when it was reaped, and then its pid may be another's.
-func (r *run) signal(sig syscall.Signal) error {
-	if err := r.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("send %s to haproxy %d: %w", sig, r.cmd.Process.Pid, err)
+	if len(r.err.Killed) > 0 {
+		return fmt.Errorf("processes %v of haproxy %d ignored SIGTERM for %s and were killed", r.err.Killed, r.pid, patience)
 	}
 	return nil
+}
+
+// signal goes to the master only, which tells its workers.
+func (r *run) signal(sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reaped {
+		return nil
+	}
+	if err := unix.Kill(r.pid, sig); err != nil {
+		return fmt.Errorf("send %s to haproxy %d: %w", unix.SignalName(sig), r.pid, err)
+	}
+	return nil
+}
+
+// signalAll goes to the master and its workers.
+func (r *run) signalAll(sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reaped {
+		return nil
+	}
+	return signalGroup(r.pid, sig)
 }

@@ -8,14 +8,17 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	maxLog   = 8 << 20 // bytes of haproxy.log; at a start beyond that it begins anew
-	maxWords = 16 << 10
+	maxLog   = 8 << 20  // bytes of haproxy.log; at a start beyond that it begins anew
+	maxWords = 64 << 10 // bytes of the log that are looked at
 	maxLines = 12
+	maxLine  = 1000 // bytes
 )
 
 // ExitError is how HAProxy's master ended.
@@ -23,16 +26,19 @@ type ExitError struct {
 	Code   int            // exit code; above 128 the master tells so that a worker died by signal Code-128
 	Signal syscall.Signal // that ended the master itself, or 0
 	Output string         // HAProxy's own last words
+	Killed []int          // its processes that outlived the master and ignored SIGTERM: a fault
 }
 
 func (e *ExitError) Error() string {
 	how := fmt.Sprintf("exit code %d", e.Code)
 	switch {
 	case e.Signal != 0:
-		how = fmt.Sprintf("its master was ended by %s (%s)", unix.SignalName(e.Signal), e.Signal)
+		how = "its master was ended by " + signalName(e.Signal)
 	case e.Code > 128 && e.Code < 192:
-		sig := syscall.Signal(e.Code - 128)
-		how = fmt.Sprintf("its worker was ended by %s (%s), exit code %d", unix.SignalName(sig), sig, e.Code)
+		how = fmt.Sprintf("its worker was ended by %s, exit code %d", signalName(syscall.Signal(e.Code-128)), e.Code)
+	}
+	if len(e.Killed) > 0 {
+		how += fmt.Sprintf(", processes %v ignored SIGTERM and were killed", e.Killed)
 	}
 	if e.Output == "" {
 		return how
@@ -40,15 +46,26 @@ func (e *ExitError) Error() string {
 	return how + ": " + e.Output
 }
 
-func exitError(st *os.ProcessState, words error) *ExitError {
-	e := &ExitError{Code: st.ExitCode()}
+func exitError(st *os.ProcessState, words string, killed []int) *ExitError {
+	return &ExitError{Code: st.ExitCode(), Signal: signalOf(st), Output: words, Killed: killed}
+}
+
+// signalOf is the signal that ended a process, or 0.
+func signalOf(st *os.ProcessState) syscall.Signal {
 	if ws, ok := st.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		e.Signal = ws.Signal()
+		return ws.Signal()
 	}
-	if words != nil {
-		e.Output = words.Error()
+	return 0
+}
+
+func signalName(sig syscall.Signal) string { return fmt.Sprintf("%s (%s)", unix.SignalName(sig), sig) }
+
+// ending tells how a process ended.
+func ending(st *os.ProcessState) string {
+	if sig := signalOf(st); sig != 0 {
+		return "ended by " + signalName(sig)
 	}
-	return e
+	return fmt.Sprintf("exit code %d", st.ExitCode())
 }
 
 // openLog opens the log for appending, and says how long it is.
@@ -72,55 +89,91 @@ func openLog(path string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// logSince gives what HAProxy complained about since an offset of its log, as an error; nil when it said nothing. That the log
-// cannot be read is what it says then.
-func logSince(path string, from int64) error {
+// logSince gives the last 64 KiB of what was written to the log since an offset.
+func logSince(path string, from int64) (text string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer func() { _ = f.Close() }() // it was only read
-	data, err := io.ReadAll(io.NewSectionReader(f, from, maxLog))
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if words := complaints(string(data)); words != "" {
-		return errors.New(words)
+	if info.Size() < from {
+		from = 0 // somebody has cut it
 	}
-	return nil
+	data, err := io.ReadAll(io.NewSectionReader(f, max(from, info.Size()-maxWords), maxWords))
+	return string(data), err
 }
 
-// complaints picks the ALERT lines of HAProxy's output without their marks, or without any the WARNING lines; the last ones, each
-// once. The form of a line is "[ALERT]    (PID) : TEXT".
+// startWords are the complaints since a start. That the log cannot be read is what it says then.
+func startWords(path string, from int64) string {
+	text, err := logSince(path, from)
+	if err != nil {
+		return "its log: " + err.Error()
+	}
+	return complaints(text)
+}
+
+// lastWords are the complaints since the last reload that succeeded or failed: the ALERT lines of a refused reload are not why HAProxy
+// ended days later.
+func lastWords(path string, from int64) string {
+	text, err := logSince(path, from)
+	if err != nil {
+		return "its log: " + err.Error()
+	}
+	for _, mark := range []string{"Loading success.", "Loading failure!", "Failed to load worker"} {
+		if i := strings.LastIndex(text, mark); i >= 0 {
+			text = text[i+len(mark):]
+		}
+	}
+	return complaints(text)
+}
+
+// complaints picks the ALERT lines of HAProxy's output without their marks, or without any the WARNING lines.
 func complaints(output string) string {
-	if len(output) > maxWords {
-		output = output[len(output)-maxWords:]
+	if words := said(output, "ALERT"); words != "" {
+		return words
 	}
-	for _, level := range []string{"[ALERT]", "[WARNING]"} {
-		var lines []string
-		seen := map[string]bool{}
-		for line := range strings.Lines(output) {
-			if !strings.HasPrefix(line, level) {
-				continue
-			}
-			text := bare(line)
-			if text != "" && !seen[text] {
-				seen[text] = true
-				lines = append(lines, text)
-			}
-		}
-		if n := len(lines); n > 0 {
-			return strings.Join(lines[max(0, n-maxLines):], "; ")
-		}
-	}
-	return ""
+	return said(output, "WARNING")
 }
 
-// bare cuts "[LEVEL] (PID) : " off a line.
-func bare(line string) string {
-	_, text, ok := strings.Cut(line, ") : ")
-	if !ok {
-		return strings.TrimSpace(line)
+// said picks the lines of one level without their marks; the last ones, each once. The form of a line is "[ALERT]    (PID) : TEXT".
+func said(output, level string) string {
+	var lines []string
+	seen := map[string]bool{}
+	for line := range strings.Lines(output) {
+		text, ok := strings.CutPrefix(line, "["+level+"]")
+		if !ok {
+			continue
+		}
+		if _, rest, ok := strings.Cut(text, ") : "); ok {
+			text = rest
+		}
+		text = printable(text, maxLine)
+		if text == "" || seen[text] || strings.HasPrefix(text, "config : Fatal errors found") || strings.HasPrefix(text, "config : Error(s) found in") {
+			continue // the last two only sum up
+		}
+		seen[text] = true
+		lines = append(lines, text)
 	}
-	return strings.TrimSpace(text)
+	return strings.Join(lines[max(0, len(lines)-maxLines):], "; ")
+}
+
+// printable makes one bounded line of what may hold anything: HAProxy repeats the words of a text.
+func printable(s string, bytes int) string {
+	s = strings.TrimSpace(s)
+	if len(s) > bytes {
+		s = s[:bytes] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r) || r == utf8.RuneError:
+			return '?'
+		}
+		return r
+	}, s)
 }

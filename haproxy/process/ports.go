@@ -33,67 +33,108 @@ func (e *BindError) Error() string {
 //
 //   - An address that nothing in force overlaps is tried with a bind of ours, without SO_REUSEPORT, that never listens.
 //   - One that overlaps an address in force (wildcards included) cannot be tried so; it is refused when a listening socket there
-//     belongs to none of the pids, which are those of our HAProxy.
+//     belongs to none of the pids, which are those of our HAProxy. An address in force itself is refused only when none of the pids
+//     listens there: its socket is handed over, and no reload fails because of it.
 //   - The same address twice is refused: the kernel would share its clients out at random.
 //
-// The error joins one *BindError for each refused address. What cannot be tried (Unix sockets, other families) is returned.
+// The error joins one *BindError for each refused address. What cannot be tried is returned: Unix sockets, other families, and
+// what overlaps an address in force when we may not see the sockets of the pids.
 func CheckBinds(inForce, wanted []conf.Bind, pids []int) (untried []conf.Bind, err error) {
 	var errs []error
 	seen := map[netip.AddrPort]conf.Bind{}
-	var sockets *socketTable
+	t := trial{held: map[uint16][]netip.Addr{}, pids: pids}
+	for _, b := range inForce {
+		if b.Checkable {
+			t.held[b.Port] = append(t.held[b.Port], bindAddr(b.IP))
+		}
+	}
 	for _, b := range wanted {
 		if !b.Checkable {
 			untried = append(untried, b)
 			continue
 		}
-		key := netip.AddrPortFrom(b.IP, b.Port)
-		if first, twice := seen[key]; twice {
+		at := netip.AddrPortFrom(bindAddr(b.IP), b.Port)
+		if first, twice := seen[at]; twice {
 			errs = append(errs, &BindError{b, fmt.Sprintf("line %d listens there as well; remove one", first.No)})
 			continue
 		}
-		seen[key] = b
-		overlaps := slices.ContainsFunc(inForce, func(o conf.Bind) bool { return o.Checkable && overlap(o, b) })
-		if !overlaps {
-			if err := tryBind(key); err == nil {
-				continue
-			} else if !errors.Is(err, syscall.EADDRINUSE) {
-				errs = append(errs, &BindError{b, bindReason(err)})
-				continue
-			}
-		}
-		if sockets == nil {
-			if sockets, err = readSockets(pids); err != nil {
-				return untried, err
-			}
-		}
-		if stranger := sockets.stranger(key); stranger != "" {
-			errs = append(errs, &BindError{b, "the port is taken by " + stranger + "; free it or choose another"})
-		} else if !overlaps {
-			errs = append(errs, &BindError{b, "the port is taken; free it or choose another"})
+		seen[at] = b
+		switch reason, err := t.try(at); {
+		case errors.Is(err, errUnseen):
+			untried = append(untried, b)
+		case err != nil:
+			return untried, err
+		case reason != "":
+			errs = append(errs, &BindError{b, reason})
 		}
 	}
 	return untried, errors.Join(errs...)
 }
 
-func overlap(a, b conf.Bind) bool {
-	return a.Port == b.Port && (covers(a.IP, b.IP) || covers(b.IP, a.IP))
+// errUnseen: a HAProxy with file capabilities, for one, keeps even its own user from looking.
+var errUnseen = errors.New("the sockets of our processes cannot be seen")
+
+// trial is what one CheckBinds knows.
+type trial struct {
+	held    map[uint16][]netip.Addr // what is in force, by port
+	pids    []int
+	sockets *socketTable // read when it is needed
 }
 
-// covers reports whether a socket on a takes connections to b; the invalid address is that of both families.
-func covers(a, b netip.Addr) bool {
-	a, b = a.Unmap(), b.Unmap()
-	return !a.IsValid() || a == b || a.IsUnspecified() && (!b.IsValid() || a.Is6() || b.Is4())
+// try says why HAProxy cannot have an address, "" when it can.
+func (t *trial) try(at netip.AddrPort) (reason string, err error) {
+	held := t.held[at.Port()]
+	overlaps := slices.ContainsFunc(held, func(ip netip.Addr) bool { return meet(ip, at.Addr()) })
+	if !overlaps {
+		err := tryBind(at)
+		if err == nil {
+			return "", nil
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return bindReason(err), nil
+		}
+	}
+	if t.sockets == nil {
+		if t.sockets, err = readSockets(t.pids); err != nil {
+			return "", err
+		}
+	}
+	ours, stranger, doubtful := t.sockets.at(at)
+	if stranger == "" && !overlaps {
+		stranger = doubtful // our bind has failed, so it is the one
+	}
+	switch {
+	case ours && slices.Contains(held, at.Addr()), overlaps && stranger == "":
+		return "", nil
+	case overlaps && t.sockets.unseen:
+		return "", errUnseen
+	case stranger != "":
+		return "the port is taken by " + holderOf(stranger) + "; free it or choose another", nil
+	}
+	return "the port is taken; free it or choose another", nil // by a connection of this host, or a `peer` line of ours
 }
+
+// bindAddr is what HAProxy binds to: without an address that is 0.0.0.0 (configuration manual, section 4.2, bind; seen for ":80" and
+// "*:80" on 2.6, 3.0 and 3.2).
+func bindAddr(ip netip.Addr) netip.Addr {
+	if !ip.IsValid() {
+		return netip.IPv4Unspecified()
+	}
+	return ip.Unmap()
+}
+
+// meet reports whether a client could come to either of two sockets.
+func meet(a, b netip.Addr) bool { return a == b || covers(a, b) || covers(b, a) }
+
+// covers reports whether a socket on all addresses takes connections to b. That of IPv6 takes those to IPv4 as well.
+func covers(all, b netip.Addr) bool { return all.IsUnspecified() && (all.Is6() || b.Is4()) }
 
 // tryBind binds and closes at once, with HAProxy's own options but for SO_REUSEPORT, which would let us pass beside a stranger of the
-// same user. All addresses means 0.0.0.0 to HAProxy (configuration manual, section 4.2, bind).
+// same user. On [::] it takes IPv4 too, as HAProxy does without v6only or v4v6 (seen on 2.6, 3.0 and 3.2).
 func tryBind(at netip.AddrPort) error {
-	if !at.Addr().IsValid() {
-		at = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
-	}
 	family := unix.AF_INET
 	var sa unix.Sockaddr
-	if ip := at.Addr().Unmap(); ip.Is4() {
+	if ip := at.Addr(); ip.Is4() {
 		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: ip.As4()}
 	} else {
 		family = unix.AF_INET6
@@ -104,9 +145,6 @@ func tryBind(at netip.AddrPort) error {
 		return err
 	}
 	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	if err == nil && family == unix.AF_INET6 {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
-	}
 	if err == nil {
 		err = unix.Bind(fd, sa)
 	}
@@ -127,8 +165,9 @@ func bindReason(err error) string {
 
 // socketTable is what listens on this host.
 type socketTable struct {
-	rows []socketRow
-	ours map[string]bool // inodes
+	rows   []socketRow
+	ours   map[string]bool // inodes
+	unseen bool            // ours lacks some
 }
 
 type socketRow struct {
@@ -150,7 +189,9 @@ func readSockets(pids []int) (*socketTable, error) {
 		t.rows = append(t.rows, parseSockets(string(data))...)
 	}
 	for _, pid := range pids {
-		for _, inode := range inodes(pid) {
+		found, err := inodes(pid)
+		t.unseen = t.unseen || err != nil
+		for _, inode := range found {
 			t.ours[inode] = true
 		}
 	}
@@ -182,73 +223,61 @@ func parseSockets(table string) []socketRow {
 	return rows
 }
 
-// inodes lists the sockets of a process; one that has ended, or may not be looked at, has none.
-func inodes(pid int) []string {
-	var out []string
-	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	if err != nil {
-		return nil
-	}
-	for _, l := range links {
-		if to, err := os.Readlink(l); err == nil {
-			if inode, ok := strings.CutPrefix(to, "socket:["); ok {
-				out = append(out, strings.TrimSuffix(inode, "]"))
-			}
-		}
-	}
-	return out
-}
-
-// stranger names a process that is none of ours and listens where it would meet HAProxy; "" when there is none.
-func (t *socketTable) stranger(at netip.AddrPort) string {
+// at tells whether one of ours listens where HAProxy would meet it, and the inode of a stranger that does. The kernel's table does not
+// tell whether a socket on [::] takes IPv4 as well; many servers have one that does not, beside one on 0.0.0.0, so for an IPv4 address
+// such a stranger is only doubtful: beside an address in force it does not count, or tryBind had refused that one.
+func (t *socketTable) at(at netip.AddrPort) (ours bool, stranger, doubtful string) {
 	for _, r := range t.rows {
-		if r.at.Port() != at.Port() || t.ours[r.inode] || !covers(r.at.Addr(), at.Addr()) && !covers(at.Addr(), r.at.Addr()) {
+		ip := r.at.Addr().Unmap()
+		if r.at.Port() != at.Port() || !meet(ip, at.Addr()) {
 			continue
 		}
-		return holderOf(r.inode)
+		switch {
+		case t.ours[r.inode]:
+			ours = true
+		case ip.Is6() && at.Addr().Is4():
+			doubtful = r.inode
+		default:
+			stranger = r.inode
+		}
 	}
-	return ""
+	return ours, stranger, doubtful
+}
+
+// inodes lists the sockets of a process; one that has ended has none.
+func inodes(pid int) ([]string, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range files {
+		to, err := os.Readlink(filepath.Join(dir, f.Name()))
+		if err != nil {
+			continue // it has just been closed
+		}
+		if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+			out = append(out, strings.TrimSuffix(inode, "]"))
+		}
+	}
+	return out, nil
 }
 
 // holderOf looks for the process that has a socket.
 func holderOf(inode string) string {
-	procs, err := os.ReadDir("/proc")
-	if err != nil {
-		return "another process"
-	}
-	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil || !slices.Contains(inodes(pid), inode) {
+	for _, pid := range processes() {
+		if found, err := inodes(pid); err != nil || !slices.Contains(found, inode) {
 			continue
 		}
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err != nil {
 			return fmt.Sprintf("process %d", pid)
 		}
-		return fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(name)), pid)
+		return fmt.Sprintf("%s (pid %d)", printable(string(name), maxLine), pid)
 	}
 	return "another process"
-}
-
-// zombies reports whether a process group has no member that still runs.
-func zombies(pgid int) bool {
-	procs, err := os.ReadDir("/proc")
-	if err != nil {
-		return false
-	}
-	for _, p := range procs {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join("/proc", p.Name(), "stat"))
-		if err != nil {
-			continue // it has just ended
-		}
-		// "PID (NAME) STATE PPID PGRP …"; the name may have anything in it.
-		f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-		if len(f) > 2 && f[2] == strconv.Itoa(pgid) && f[0] != "Z" && f[0] != "X" {
-			return false
-		}
-	}
-	return true
 }

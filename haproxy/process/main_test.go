@@ -1,0 +1,32 @@
+package process
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain lets the test binary play a program that only tells its limit on open files, and those of play.
+func TestMain(m *testing.M) {
+	if os.Getenv("PROCESS_TEST_CHILD") == "limit" {
+		if err := SetFileLimit(300); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		out, err := exec.Command("sh", "-c", "ulimit -n").CombinedOutput()
+		fmt.Print(strings.TrimSpace(string(out)), err)
+		os.Exit(0)
+	}
+	if mode := os.Getenv("PROCESS_TEST_CHILD"); mode != "" {
+		if err := play(mode); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
