@@ -145,15 +145,15 @@ func (p Program) host() config.Host {
 			info, err := os.Stat(file)
 			return err == nil && info.Mode().IsRegular()
 		},
-		Local: localAddrs(),
+		Local: p.localAddrs(),
 	}
 }
 
-// localAddrs lists the addresses of this host, by which a node that is the balancer itself is recognised. A host that does not
-// tell has loopback at least.
-func localAddrs() []netip.Addr {
+// localAddrs lists the addresses of this host, by which a node that is the balancer itself is recognised.
+func (p Program) localAddrs() []netip.Addr {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
+		p.say(p.Stderr, "fnlb: only on loopback is a node recognised that is the balancer itself: %v\n", err)
 		return nil
 	}
 	var out []netip.Addr

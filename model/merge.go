@@ -21,19 +21,6 @@ func (s State) Equal(t State) bool {
 		slices.EqualFunc(s.Listeners, t.Listeners, equalListener)
 }
 
-// Without merges the accepted offers again, less those of the owners that leave.
-func (s State) Without(leave func(Owner) bool) State {
-	var stay []Offer
-	for _, o := range s.Offers {
-		if !leave(o.Owner) {
-			stay = append(stay, o)
-		}
-	}
-	t, _ := Merge(stay)
-	t.Revision = s.Revision
-	return t
-}
-
 // Merge settles what the offers ask for. An offer is accepted whole or left out whole, with a Problem that names its owner:
 //   - older offers win over younger ones, and what somebody asked for over a default that nobody did; ties go by owner;
 //   - offers may share a key when they agree on its row; the oldest owns it;

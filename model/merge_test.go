@@ -155,18 +155,6 @@ func TestMergeOrder(t *testing.T) {
 	}
 }
 
-func TestWithout(t *testing.T) {
-	st, _ := Merge([]Offer{pool("old", 1, 80, "s"), node("a", 3, "s", "192.0.2.1"), node("b", 4, "s", "192.0.2.2")})
-	st.Revision = 7
-	got := st.Without(func(o Owner) bool { return o.Name == "a" })
-	if len(got.Servers) != 1 || got.Servers[0].Name != "b" || got.Revision != 7 {
-		t.Errorf("got %+v", got)
-	}
-	if len(st.Servers) != 2 {
-		t.Error("Without changed its receiver")
-	}
-}
-
 func TestBindOverlaps(t *testing.T) {
 	b := func(ip string, port uint16) Bind {
 		if ip == "" {

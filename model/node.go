@@ -88,8 +88,8 @@ func badHost(h string) string {
 	if h == "" {
 		return "the host is missing; write HOST:PORT"
 	}
-	if len(h) > 253 {
-		return "a DNS name has at most 253 characters"
+	if len(h) > 249 { // with the port it is a server's name, which has 255
+		return "a DNS name has at most 249 characters here"
 	}
 	labels := strings.Split(h, ".")
 	for _, l := range labels {

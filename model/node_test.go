@@ -33,7 +33,7 @@ func TestParseNode(t *testing.T) {
 		":80": "host is missing", "-a:1": "neither", "a-:1": "neither", "a..b:1": "neither", "ä:1": "neither", "a\x00:1": "neither",
 		"[fe80::1%eth0]:80": "zone", "[1.2.3.4]:80": "no IPv6", "[::1:80": "not closed", "[::1:80]": "port is missing", "127.1:80": "notation", "0x7f.1:80": "notation",
 		"2130706433:80": "notation", "0177.0.0.1:80": "notation", "host.0x7f000001:80": "notation",
-		strings.Repeat("a", 300): "300 characters", strings.Repeat("a.", 127) + "b:1": "at most 253", strings.Repeat("a", 64) + ":1": "neither",
+		strings.Repeat("a", 300): "300 characters", strings.Repeat("a.", 127) + "b:1": "at most 249", strings.Repeat("a", 64) + ":1": "neither",
 		"abns@x:1": "families", "../x:1": "families",
 	}
 	for in, want := range bad {

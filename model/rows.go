@@ -14,14 +14,6 @@ type Owner struct {
 
 func (o Owner) String() string { return o.Source + " " + o.Name }
 
-// Less orders owners by source, then by name.
-func (o Owner) Less(p Owner) bool {
-	if o.Source != p.Source {
-		return o.Source < p.Source
-	}
-	return o.Name < p.Name
-}
-
 // Rows are the tables of the model: routes name services, servers name services.
 type Rows struct {
 	Listeners []Listener `json:"listeners,omitempty"`

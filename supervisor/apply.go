@@ -330,7 +330,7 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
 	}
 	l.haproxy.Worker = out.worker
-	l.observeAt = now
+	l.observeAt, l.silences = now, 0
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)

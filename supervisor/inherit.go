@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -54,8 +55,8 @@ func (l *loop) inherit() {
 			in.addrs[s.Addr] = true
 		}
 	}
-	if len(procs.Workers) > 0 {
-		if in.state, _, err = o.Runtime.ServersState(ctx, procs.Workers[0].PID); err != nil {
+	if workers := slices.Concat(procs.Workers, procs.Old); len(workers) > 0 { // 3.2 calls it old after a failed reload
+		if in.state, _, err = o.Runtime.ServersState(ctx, workers[0].PID); err != nil {
 			o.Log.Warn("health is not taken over", "error", err)
 		}
 	}

@@ -45,6 +45,7 @@ type loop struct {
 	observing             bool
 	observeAt             time.Time
 	observed              observation
+	silences              int // observations in a row without an answer
 
 	stopAt   time.Time
 	stopping bool // the stop task runs
@@ -194,10 +195,13 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
 	}
-	if !l.observing && l.running && !now.Before(l.observeAt) {
+	if l.observes() && !now.Before(l.observeAt) {
 		l.observe()
 	}
 }
+
+// observes reports whether HAProxy is to be looked at: not while it goes, when workers leave in any order.
+func (l *loop) observes() bool { return l.running && !l.observing && !l.stopping }
 
 // next is when schedule must look again.
 func (l *loop) next(now time.Time) time.Time {
@@ -208,7 +212,7 @@ func (l *loop) next(now time.Time) time.Time {
 		}
 	}
 	sooner(l.applyAt())
-	if l.running && !l.observing {
+	if l.observes() {
 		sooner(l.observeAt)
 	}
 	if !l.stopAt.IsZero() && !l.stopping {

@@ -17,6 +17,7 @@ const (
 	observeLeast = 250 * time.Millisecond
 	observeMost  = 5 * time.Second
 	observeLimit = 5 * time.Second
+	quietest     = 2 * time.Minute // between two questions to a worker that is silent
 )
 
 // observation is what one look at HAProxy gave. It is never changed.
@@ -182,6 +183,9 @@ func join(servers []model.Server, rows []runtime.ServerState) map[model.ServerKe
 
 // saw takes over an observation.
 func (l *loop) saw(o observation) {
+	if l.stopping {
+		return
+	}
 	if o.worker != l.haproxy.Worker || !l.running {
 		l.observeAt = time.Now()
 		return // another worker serves now
@@ -201,8 +205,12 @@ func (l *loop) saw(o observation) {
 			l.changed = true
 		}
 		l.unanswered = printable(o.err.Error())
+		// Questions that nobody answers stay in the master: ten of them block its socket, so they become rare.
+		l.silences++
+		l.observeAt = time.Now().Add(min(observeMost<<min(l.silences, 10), quietest))
 		return
 	}
+	l.silences = 0
 	if l.unanswered != "" {
 		log.Info("haproxy answers again", "worker", o.worker)
 		l.unanswered, l.changed = "", true

@@ -382,7 +382,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("a silent worker: %v", st.Degraded)
 		}
 		w.set(func() { w.silent = false })
-		w.after(10 * time.Second)
+		w.after(2 * time.Minute)
 		if st := w.s.Status(); len(st.Degraded) != 0 {
 			t.Errorf("degraded %v", st.Degraded)
 		}

@@ -28,7 +28,7 @@ install() { # VERSION SUITE
   fi
   mkdir -p ".haproxy/$version"
   cp "$root/haproxy" ".haproxy/$version/haproxy"
-  ".haproxy/$version/haproxy" -v | head -1
+  ".haproxy/$version/haproxy" -v | sed -n 1p # head would end the pipe early, and the script with it
 }
 
 exec 9>"$cache/lock"

@@ -40,7 +40,7 @@ dir='' balancer='' waiter='' nodes=()
 processes() {
   local p
   for p in /proc/[0-9]*; do
-    if { tr '\0' '\n' <"$p/cmdline" | grep -q "^$dir/"; } 2>/dev/null; then
+    if { tr '\0' '\n' <"$p/cmdline" | grep "^$dir/" >/dev/null; } 2>/dev/null; then
       [ "${p#/proc/}" = "$$" ] || echo "${p#/proc/}"
     fi
   done

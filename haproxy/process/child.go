@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -90,22 +91,47 @@ func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 	if r := c.current(); r != nil && !r.ended() {
 		return Identity{}, fmt.Errorf("start haproxy: it runs already, as process %d", r.pid)
 	}
-	if err := c.removeSocket(); err != nil {
+	back, err := c.setAside()
+	if err != nil {
 		return Identity{}, err
 	}
 	began := time.Now()
 	r, err := c.launch()
 	if err != nil {
-		return Identity{}, fmt.Errorf("start %s: %w", c.o.Binary, err)
+		return Identity{}, errors.Join(fmt.Errorf("start %s: %w", c.o.Binary, err), back(false))
 	}
 	worker, err := c.ready(ctx, r, revision)
-	if err != nil {
-		return Identity{}, errors.Join(fmt.Errorf("start haproxy: %w", err), c.removeSocket())
+	if err = errors.Join(err, back(err == nil)); err != nil {
+		return Identity{}, fmt.Errorf("start haproxy: %w", err)
 	}
 	c.mu.Lock()
 	c.run = r
 	c.mu.Unlock()
 	return Identity{Master: r.pid, Worker: worker, Started: began}, nil
+}
+
+// setAside clears the path of the master socket. A HAProxy that listens there gets it back when ours does not start: without its
+// socket nobody could ever take over from it.
+func (c *Child) setAside() (back func(started bool) error, err error) {
+	conn, err := net.DialTimeout("unix", c.o.Socket, time.Second)
+	if err != nil {
+		return func(started bool) error {
+			if started {
+				return nil
+			}
+			return c.removeSocket()
+		}, c.removeSocket()
+	}
+	aside := c.o.Socket + ".old"
+	if err := errors.Join(conn.Close(), os.Rename(c.o.Socket, aside)); err != nil {
+		return nil, fmt.Errorf("set the master socket of another HAProxy aside: %w", err)
+	}
+	return func(started bool) error {
+		if started {
+			return os.Remove(aside)
+		}
+		return os.Rename(aside, c.o.Socket)
+	}, nil
 }
 
 // ready waits until the process says that it has loaded the revision. After an error it has ended.
