@@ -133,9 +133,6 @@ func (s *Source) add(n model.Node, now time.Time) *model.Problem {
 		return &model.Problem{Kind: kind, Owner: model.Owner{Source: name, Name: key}, Reason: reason, Mend: mend}
 	}
 	server := model.Server{Service: s.o.Service, Name: n.ServerName(), IP: n.IP, Host: n.Host, Port: n.Port}
-	if !model.ValidName(server.Name) {
-		return problem(model.Invalid, fmt.Sprintf("node %q: it is too long to be a server's name", key), "use an address or a shorter name")
-	}
 	// A name is checked after it was resolved, each time again (the supervisor does).
 	if n.IP.IsValid() {
 		if err := s.o.Policy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {

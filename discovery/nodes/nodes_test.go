@@ -60,7 +60,7 @@ func TestSet(t *testing.T) {
 		{"spaces", " 10.0.0.1:80", "", model.Invalid, "neither an address nor a DNS name"},
 		{"url", "http://h:1", "", model.Invalid, "URL"},
 		{"300 characters", strings.Repeat("a", 300) + ":80", "", model.Invalid, "303 characters"},
-		{"too long for a server's name", long + ":65535", "", model.Invalid, "too long"},
+		{"too long for a server's name", long + ":65535", "", model.Invalid, "249"},
 		{"newline", "h:80\n  lua-load /x.lua", "", model.Invalid, ""},
 		{"newline in the host", "h\nglobal:80", "", model.Invalid, "neither"},
 		{"quotes", `"h":80`, "", model.Invalid, "neither"},

@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killAfter is how long a process may ignore SIGTERM.
-const killAfter = 5 * time.Second
+const (
+	killAfter = 5 * time.Second // how long a process may ignore SIGTERM
+	lookEvery = time.Second     // how often a drain is looked at
+)
 
 // Master is what tells that HAProxy is ready: haproxy/runtime.Client.
 type Master interface {
@@ -45,6 +47,7 @@ type Child struct {
 	o        Options
 	master   Master
 	patience time.Duration // killAfter, but for tests
+	look     time.Duration // lookEvery, but for tests
 
 	acting sync.Mutex // held by Start and by Stop
 	mu     sync.Mutex
@@ -65,7 +68,9 @@ type run struct {
 }
 
 // New makes a Child; nothing is started.
-func New(o Options, m Master) *Child { return &Child{o: o, master: m, patience: killAfter} }
+func New(o Options, m Master) *Child {
+	return &Child{o: o, master: m, patience: killAfter, look: lookEvery}
+}
 
 // Exited gives one value, an *ExitError, when the HAProxy that Start returned last has ended and nothing of it is left. Ask for the
 // channel again after each Start; it is nil before the first.
@@ -239,16 +244,62 @@ func (c *Child) Stop(ctx context.Context) error {
 		return c.removeSocket()
 	}
 	if ctx.Err() == nil {
-		// Whoever was stopped (SIGSTOP) finishes nothing until it goes on.
-		if err := errors.Join(r.signal(unix.SIGUSR1), r.signalAll(unix.SIGCONT)); err != nil {
+		if err := r.drain(ctx, c.look); err != nil {
 			return err
-		}
-		select {
-		case <-r.done:
-		case <-ctx.Done():
 		}
 	}
 	return errors.Join(r.end(c.patience), c.removeSocket())
+}
+
+// drain asks HAProxy to finish its requests, until it has ended, ctx ends, or nothing is left to finish.
+//
+// Two things were seen that would make it wait for ever. A worker that was forked some milliseconds ago misses the signal that its
+// master hands on, and serves on (2.6 and 3.0): it is told again. A former worker has finished everything and does not end, its main
+// thread waiting for another (3.2, some in a hundred under load): SIGTERM ends it, and by then cuts nothing.
+func (r *run) drain(ctx context.Context, look time.Duration) error {
+	// Whoever was stopped (SIGSTOP) finishes nothing until it goes on.
+	if err := errors.Join(r.signal(unix.SIGUSR1), r.signalAll(unix.SIGCONT)); err != nil {
+		return err
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for idle := 0; idle < 2; {
+		select {
+		case <-r.done:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		listening, busy := r.sockets()
+		if listening {
+			if err := r.signal(unix.SIGUSR1); err != nil {
+				return err
+			}
+		}
+		if idle++; busy {
+			idle = 0
+		}
+	}
+	return nil
+}
+
+// sockets tells whether a worker listens, and whether one has a connection: its line to the master is the only socket of one that
+// has nothing to do. Sockets that we may not see count as connections: then the drain only waits.
+func (r *run) sockets() (listening, busy bool) {
+	workers := members(r.pid)
+	for _, pid := range workers {
+		found, err := inodes(pid)
+		busy = busy || err != nil || len(found) > 1
+	}
+	t, err := readSockets(workers)
+	if err != nil {
+		return false, true
+	}
+	for _, row := range t.rows {
+		listening = listening || t.ours[row.inode]
+	}
+	return listening, busy
 }
 
 // removeSocket removes the file that HAProxy leaves behind.

@@ -146,6 +146,62 @@ func TestStopOfFrozen(t *testing.T) {
 	})
 }
 
+// TestStopAfterFork: a worker that was forked just now may miss its master's signal.
+func TestStopAfterFork(t *testing.T) {
+	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		b := newBed(t, h, "", teapot)
+		b.c.look = 100 * time.Millisecond
+		for range 4 {
+			id := b.start()
+			from := b.loads()
+			b.signal(id.Master, syscall.SIGUSR2)
+			for end := time.Now().Add(patience); b.loads() == from; time.Sleep(time.Millisecond) { // HAProxy's own file
+				if time.Now().After(end) {
+					t.Fatal("no reload")
+				}
+			}
+			if err := b.c.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if rest := members(id.Master); len(rest) > 0 {
+				t.Errorf("left: %v", rest)
+			}
+		}
+	})
+}
+
+// loads counts what HAProxy has loaded.
+func (b *bed) loads() int {
+	b.t.Helper()
+	data, err := os.ReadFile(b.c.o.Log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.Count(string(data), "Loading success.")
+}
+
+// TestPatientDrain: however often a drain is looked at, a running request is not cut.
+func TestPatientDrain(t *testing.T) {
+	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		s := newSlow(t)
+		b := newBed(t, h, "", s.backend())
+		b.c.look = 5 * time.Millisecond
+		b.start()
+		answer := make(chan string, 1)
+		go func() { answer <- get(t, b.addr) }()
+		<-s.arrived
+		stopped := make(chan error, 1)
+		go func() { stopped <- b.c.Stop(context.Background()) }()
+		time.AfterFunc(300*time.Millisecond, func() { close(s.release) }) // some 60 looks
+		if got := <-answer; got != "tea" {
+			t.Errorf("the running request got %q", got)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestDrainWithOldWorker: a stop waits for the requests of former configurations too, and leaves nothing in the folder.
 func TestDrainWithOldWorker(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
@@ -315,6 +371,20 @@ func TestDeaf(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		if rest := members(id.Master); len(rest) > 0 || alive(id.Master) {
+			t.Errorf("left: %v", rest)
+		}
+	})
+	t.Run("a worker that does not end", func(t *testing.T) {
+		c, _ := script(t, "(trap '' USR1; exec sleep 1000) &\ntrap 'wait' USR1\ntrap 'kill $!; exit 0' TERM\nREADY\nwhile :; do wait; done\n")
+		c.look = 20 * time.Millisecond
+		id, err := c.Start(t.Context(), "r")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if rest := members(id.Master); len(rest) > 0 {
 			t.Errorf("left: %v", rest)
 		}
 	})

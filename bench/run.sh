@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Measures fnlb on this host: the figures that README quotes. Tables go to the terminal, all figures to bench/results/*.json.
+#
+#	bench/run.sh                      cpu, reload and start, with HAProxy 2.6 and 3.0: about eight minutes
+#	bench/run.sh cpu                  CPU per request and requests/s against bench/hand.cfg
+#	bench/run.sh cost                 what single directives cost; about 17 minutes a version
+#	bench/run.sh reload               requests lost by 50 node changes and 50 SIGHUPs under load
+#	bench/run.sh start                time to the first balanced request, memory with 3 and 1,000 nodes
+#	bench/run.sh --rounds 20 cpu      flags go first; --help tells them
+#
+# For a quiet result nothing else may run on the host. Two cores are needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+test/install-tools.sh bench
+if ! [ -x .haproxy/2.6/haproxy ] || ! [ -x .haproxy/3.0/haproxy ]; then
+  test/install-tools.sh packages
+  test/install-tools.sh haproxy
+fi
+./compile.sh
+go build -o bin/bench ./bench
+case " $* " in
+*' cpu '* | *' cost '* | *' reload '* | *' start '* | *' --help '* | *' -h '*) ;;
+*) set -- "$@" cpu reload start ;;
+esac
+ulimit -n "$(ulimit -Hn)"
+exec bin/bench "$@"
