@@ -41,7 +41,7 @@ func (c *call) ask(method, path string, body any) (int, []byte, error) {
 		}
 		payload = bytes.NewReader(data)
 	}
-	req, err := http.NewRequest(method, "http://localhost"+path, payload)
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://localhost"+path, payload)
 	if err != nil {
 		return 0, nil, err
 	}

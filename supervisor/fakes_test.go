@@ -40,7 +40,6 @@ type world struct {
 	reloadTakes time.Duration
 	failStart   error
 	failReload  error
-	failCheck   error
 	old         int             // workers of earlier configurations
 	down        map[string]bool // server name → HAProxy finds it down
 	silent      bool            // the worker does not answer

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -173,7 +174,7 @@ func (f Files) restore(b conf.Bundle, revision string) error {
 }
 
 func ensure(name string, data []byte, mode fs.FileMode) error {
-	if have, err := os.ReadFile(name); err == nil && string(have) == string(data) {
+	if have, err := os.ReadFile(name); err == nil && bytes.Equal(have, data) {
 		return nil
 	}
 	return write(name, data, mode)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -93,27 +95,52 @@ func (h HAProxy) Check(t *testing.T, cfg string) error {
 	return nil
 }
 
-// FreePort is a TCP port of 127.0.0.1 that nobody listens on now.
+// FreePort is a TCP port on 127.0.0.1 that nobody listens on and that no other test of this host gets until this one ends.
 func FreePort(t *testing.T) int {
 	t.Helper()
 	return FreePorts(t, 1)[0]
 }
 
-// FreePorts are n different ports as of FreePort.
+// FreePorts are n different ports as of FreePort. They lie below those that the kernel gives to clients, so that no connection takes
+// one between here and its use.
 func FreePorts(t *testing.T, n int) []int {
 	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	var ports []int
+	for tries := 0; len(ports) < n; tries++ {
+		if tries > 1000 {
+			t.Fatal("there are no free ports")
 		}
-		defer func() {
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
-		}()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		if port := 10000 + rand.IntN(22000); reserve(t, port) {
+			ports = append(ports, port)
+		}
 	}
 	return ports
+}
+
+// reserve holds a lock in the name of the port until the test ends, because HAProxy would share a port with another test's silently.
+func reserve(t *testing.T, port int) bool {
+	t.Helper()
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("haproxytest-%d.lock", port)), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if err := lock.Close(); err != nil {
+			t.Error(err)
+		}
+		return false
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(os.Remove(lock.Name()), lock.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return false // the lock goes with the test
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	return true
 }

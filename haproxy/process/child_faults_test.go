@@ -116,7 +116,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		id := b.start()
 		b.signal(id.Worker, syscall.SIGSTOP) // so that it is an orphan for long enough
 		b.signal(id.Master, syscall.SIGKILL)
-		b.exit()
+		b.ended()
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", id.Worker)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("worker %d is a zombie of ours: %v", id.Worker, err)
 		}
@@ -397,7 +397,8 @@ func TestDeaf(t *testing.T) {
 		if err := c.Stop(t.Context()); err == nil || !strings.Contains(err.Error(), "were killed") {
 			t.Errorf("got %v", err)
 		}
-		if e := (<-c.Exited()).(*ExitError); len(e.Killed) == 0 || !strings.Contains(e.Error(), "were killed") {
+		var e *ExitError
+		if err := <-c.Exited(); !errors.As(err, &e) || len(e.Killed) == 0 || !strings.Contains(e.Error(), "were killed") {
 			t.Errorf("told as %v", e)
 		}
 		if rest := members(id.Master); len(rest) > 0 {
@@ -599,7 +600,7 @@ func TestDeadWorkerFreesPort(t *testing.T) {
 		for _, victim := range []func(Identity) int{func(id Identity) int { return id.Worker }, func(id Identity) int { return id.Master }} {
 			id := b.start()
 			b.signal(victim(id), syscall.SIGKILL)
-			b.exit()
+			b.ended()
 			l, err := net.Listen("tcp", b.addr)
 			if err != nil {
 				t.Fatalf("the port is not free: %v", err)

@@ -49,7 +49,8 @@ func newBed(t *testing.T, h haproxytest.HAProxy, global, rest string) *bed {
 			t.Error(err)
 		}
 		select { // the goroutine behind Exited ends with its value
-		case <-b.c.Exited():
+		case err := <-b.c.Exited():
+			t.Logf("ended: %v", err)
 		case <-time.After(100 * time.Millisecond):
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -75,6 +76,14 @@ func (b *bed) start() Identity {
 		b.t.Fatal(err)
 	}
 	return id
+}
+
+// ended waits for the end, however it was.
+func (b *bed) ended() {
+	b.t.Helper()
+	if e := b.exit(); e == nil {
+		b.t.Error("it ended without a word")
+	}
 }
 
 func (b *bed) exit() *ExitError {
@@ -185,7 +194,7 @@ func TestDrain(t *testing.T) {
 			if err := <-stopped; err != nil {
 				t.Error(err)
 			}
-			b.exit()
+			b.ended()
 			if limited {
 				close(release)
 			}
@@ -275,7 +284,7 @@ func TestFrozen(t *testing.T) {
 		if err := b.c.Stop(ctx); err != nil {
 			t.Error(err)
 		}
-		b.exit()
+		b.ended()
 	})
 }
 
