@@ -53,7 +53,7 @@ var options = []option{
 	{"wait", "MIN:MAX", "10ms:250ms", "quiet time before a change is applied, and its upper bound", setWait},
 	{"shutdown-timeout", "TIME", "0", "time to finish running requests on stop; 0 as long as they take", setTime(func(s *Settings) *span { return &s.ShutdownTimeout }, zeroOrMore)},
 	{"stop-delay", "TIME", "0", "time between turning unready and closing the ports on stop", setTime(func(s *Settings) *span { return &s.StopDelay }, zeroOrMore)},
-	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
+	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut, and those of a stop", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
 
 	{"zipkin", "URL", "", "accepted for compatibility; no traces are sent", setZipkin},
 	{"db", "URL", "sqlite3://:memory:", "where nodes are kept; only the default exists so far", only("db", "sqlite3://:memory:")},
