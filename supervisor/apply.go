@@ -145,7 +145,7 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(out *outcome) error {
 	a := appliedFile{Revision: out.next.revision, Master: out.identity.Master, Worker: out.worker, Started: out.identity.Started, At: out.began}
-	return errors.Join(s.o.Files.writeApplied(a), s.o.Files.sweep(out.next.bundle))
+	return errors.Join(s.o.Files.writeApplied(a), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
 }
 
 // prepare does everything that can fail before anything live is touched.

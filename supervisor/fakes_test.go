@@ -229,6 +229,8 @@ func (w *world) load() {
 	w.loaded = string(data)
 }
 
+func (p *fakeProcess) TrimLog() error { return nil }
+
 func (p *fakeProcess) Exited() <-chan error { return p.exited }
 
 func (p *fakeProcess) Stop(ctx context.Context) error {

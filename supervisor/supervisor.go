@@ -25,6 +25,7 @@ type Process interface {
 	Start(ctx context.Context, revision string) (process.Identity, error)
 	Exited() <-chan error
 	Stop(ctx context.Context) error // graceful until ctx ends, then at once
+	TrimLog() error                 // keeps HAProxy's own log within bounds
 }
 
 // Runtime is HAProxy's master socket: haproxy/runtime.Client.

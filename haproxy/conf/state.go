@@ -2,6 +2,7 @@ package conf
 
 import (
 	"bytes"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -23,9 +24,9 @@ const (
 // keeps what checks and people have found out about the servers, and nothing else.
 //
 // HAProxy lets the file beat the text for addresses, ports, TLS, and check and agent addresses. Here the text has to win: lines
-// of servers that t does not have are dropped, address, port and id are those of t, and the optional columns from srv_use_ssl on are left
-// out. The weight stays, because HAProxy keeps the running weight only while the configured one is the same. Lines that HAProxy
-// could not read are dropped too: one of them would make it ignore the whole file.
+// of servers that t does not have, or has at another address, are dropped, the id is that of t, and the optional columns from
+// srv_use_ssl on are left out. The weight stays, because HAProxy keeps the running weight only while the configured one is the
+// same. Lines that HAProxy could not read are dropped too: one of them would make it ignore the whole file.
 //
 // The result is nil for another format version: no state is better than a wrong one.
 func RewriteState(state []byte, t Text) []byte {
@@ -64,6 +65,9 @@ func place(cols []string, s Server) bool {
 		cols[colServerID] = strconv.FormatUint(uint64(s.ID), 10)
 	}
 	if s.Addr.IsValid() {
+		if was, err := netip.ParseAddr(cols[colAddr]); err == nil && (was.Unmap() != s.Addr.Addr().Unmap() || cols[colPort] != strconv.Itoa(int(s.Addr.Port()))) {
+			return false // what was found there says nothing about another machine
+		}
 		cols[colAddr], cols[colFQDN], cols[colPort] = s.Addr.Addr().String(), "-", strconv.Itoa(int(s.Addr.Port()))
 		return true
 	}

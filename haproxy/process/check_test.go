@@ -139,3 +139,24 @@ func TestLimits(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestTrimLog: a log within bounds stays, a long one begins anew.
+func TestTrimLog(t *testing.T) {
+	log := file(t, "words\n", 0o600)
+	c := New(Options{Log: log}, nil)
+	if err := c.TrimLog(); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(log); err != nil || string(data) != "words\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := os.Truncate(log, maxLog+1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.TrimLog(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(log); err != nil || info.Size() != 0 {
+		t.Errorf("%v, %v", info, err)
+	}
+}

@@ -89,6 +89,16 @@ func openLog(path string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
+// TrimLog begins HAProxy's own log anew when it has become long: it grows by some lines with every reload and every change of a
+// server's health. HAProxy appends, so it goes on at the new end.
+func (c *Child) TrimLog() error {
+	info, err := os.Stat(c.o.Log)
+	if err != nil || info.Size() <= maxLog {
+		return err
+	}
+	return os.Truncate(c.o.Log, 0)
+}
+
 // logSince gives the last 64 KiB of what was written to the log since an offset.
 func logSince(path string, from int64) (text string, err error) {
 	f, err := os.Open(path)
