@@ -109,14 +109,21 @@ func (b *balancer) build(c *call) error {
 		return err
 	}
 	client := runtime.New(b.dirs.masterSocket())
+	finishing, err := b.settle(ctx, client)
+	if err != nil {
+		return err
+	}
 	b.supervisor = supervisor.New(supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render,
 		Process: process.New(process.Options{
-			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(),
+			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Listeners: b.files.Listeners(),
 			Log: b.dirs.haproxyLog(), AccessLog: accessLog,
 		}, client),
 		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Retire: func(master int) error { return process.Retire(master, b.dirs.masterSocket()) },
-		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
+		Finishing: finishing,
+		Alive:     func(master int) bool { return process.Serves(master, b.dirs.masterSocket()) },
+		Finish:    func(ctx context.Context, master int) error { return process.Finish(ctx, master, b.dirs.masterSocket()) },
+		Prober:    check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	})
@@ -174,6 +181,51 @@ func (b *balancer) claim() error {
 	}
 	b.closers = append(b.closers, func() error { return os.Remove(b.dirs.pidFile()) })
 	return nil
+}
+
+// settle clears up after a fnlb that was killed while it took over: two HAProxys may run, or one and another that is about to. Who
+// answers on the master socket stays, else the one whose socket was set aside; the others finish, and are returned.
+func (b *balancer) settle(ctx context.Context, client *runtime.Client) (finishing []int, err error) {
+	socket := b.dirs.masterSocket()
+	aside := process.Aside(socket)
+	masters, err := process.Masters(socket)
+	if err != nil {
+		return nil, err
+	}
+	_, errAside := os.Lstat(aside)
+	if len(masters) < 2 && errAside != nil {
+		return nil, nil
+	}
+	keep, older := 0, false
+	if p, err := client.Processes(ctx); err == nil {
+		keep = p.Master.PID
+	} else if p, err := runtime.New(aside).Processes(ctx); err == nil {
+		keep, older = p.Master.PID, true
+	}
+	if keep == 0 {
+		return nil, nil // nobody serves, or a master is silent for a moment: taking over sees to it
+	}
+	for _, m := range masters {
+		if m == keep {
+			continue
+		}
+		b.log.Warn("another HAProxy of this run directory is told to finish", "master", m, "stays", keep)
+		err = errors.Join(err, process.Retire(m, socket))
+		if older { // it never served: its end is awaited, so that it does not take the socket meanwhile
+			limit, cancel := context.WithTimeout(ctx, time.Second)
+			err = errors.Join(err, process.Finish(limit, m, socket))
+			cancel()
+		} else {
+			finishing = append(finishing, m)
+		}
+	}
+	switch {
+	case older:
+		err = errors.Join(err, os.Rename(aside, socket))
+	case errAside == nil:
+		err = errors.Join(err, os.Remove(aside))
+	}
+	return finishing, err
 }
 
 // openAccessLog opens what HAProxy writes its access log to. Our own standard output is opened anew, because HAProxy makes its

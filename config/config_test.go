@@ -134,6 +134,8 @@ func TestRefused(t *testing.T) {
 		{"--mgmt-hosts a/b", "no host name"},
 		{"--access-log log", "absolute"},
 		{"--run-dir run", "not absolute"},
+		{"--run-dir /a$b", "comma"},
+		{"--run-dir /a,b", "comma"},
 		{"--run-dir " + long, "longer than 60 bytes"},
 		{"--haproxy-config x.cfg", "not absolute"},
 		{"--haproxy-user a\nb", "no user name"},

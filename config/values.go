@@ -213,6 +213,9 @@ func setRunDir(s *Settings, text string) error {
 	if !filepath.IsAbs(text) {
 		return usage("write the whole path", "it is not absolute")
 	}
+	if strings.ContainsAny(text, "$,") {
+		return usage("choose another folder", "HAProxy cannot have a socket below a path with $ or a comma")
+	}
 	s.RunDir = filepath.Clean(text)
 	return nil
 }

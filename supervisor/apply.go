@@ -37,6 +37,7 @@ type job struct {
 	inForce   *accepted // nil before the first
 	method    model.Method
 	worker    int
+	foreign   bool   // HAProxy has loaded something else
 	lastState []byte // `show servers state` as it was last seen, for a start
 	inherited *inherited
 }
@@ -46,7 +47,7 @@ type outcome struct {
 	job
 	next     *accepted // what is in force now, when err is nil
 	plan     plan.Plan
-	identity process.Identity // of a start
+	identity process.Identity // of what runs
 	worker   int
 	maxConn  int
 	warnings string
@@ -63,7 +64,7 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -78,17 +79,18 @@ func (l *loop) startApply(now time.Time) {
 		j.wanted, j.state, j.renderer = l.applied, l.accepted.state, l.accepted.renderer
 	} else {
 		j.state = l.visible()
-		if l.running && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
+		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
 			return
 		}
 	}
+	running := process.Identity{Master: l.haproxy.Master, Started: l.haproxy.Started}
 	l.applying = true
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.cancelApply = cancel
 	l.task(func(context.Context) func() {
 		defer cancel()
-		out := outcome{job: j, began: time.Now()}
+		out := outcome{job: j, began: time.Now(), identity: running}
 		if again {
 			l.s.startAgain(ctx, &out)
 		} else {
@@ -110,7 +112,7 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		return
 	}
 	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: out.state, renderer: out.renderer}
-	if out.method == model.Reload && out.inForce.revision == next.revision {
+	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
 		next.text = out.inForce.text
 		out.next = next
 		return
@@ -158,7 +160,10 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
 		final := refusedByHAProxy(err)
-		out.refuse(errors.Join(err, f.refuse()), final)
+		if final {
+			err = errors.Join(err, f.refuse())
+		}
+		out.refuse(err, final)
 		return err
 	}
 	if out.untried, err = s.checkBinds(ctx, out, next); err != nil {
@@ -188,6 +193,9 @@ func (s *Supervisor) checkBinds(ctx context.Context, out *outcome, next *accepte
 		inForce = out.inForce.text.Binds()
 	case out.inherited != nil:
 		inForce, pids = out.inherited.text.Binds(), out.inherited.pids
+		if procs, err := s.o.Runtime.Processes(ctx); err == nil { // a worker may have come since
+			pids = append(slices.Clone(pids), pidsOf(procs)...)
+		}
 	}
 	wanted := next.text.Binds()
 	if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
@@ -282,10 +290,8 @@ func (l *loop) done(out outcome) {
 	}
 	if out.err != nil {
 		a.Error = out.err.Error()
-	} else if out.next == out.inForce || out.inForce != nil && out.next.revision == out.inForce.revision {
-		if out.method != model.Start {
-			a.Method = model.Noop
-		}
+	} else if out.method == model.Reload && !out.foreign && out.next.revision == out.inForce.revision {
+		a.Method = model.Noop
 	}
 	var causes []string
 	if out.method == model.Reload && a.Method != model.Noop {
@@ -325,6 +331,7 @@ func (l *loop) done(out outcome) {
 
 // inForce notes what a start or a reload changed.
 func (l *loop) inForce(now time.Time, out outcome, first bool) {
+	l.foreign = false
 	if out.method == model.Reload {
 		l.loadFailures.reset()
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
@@ -355,11 +362,13 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 // rejected keeps what is in force, and arranges another attempt where one may help.
 func (l *loop) rejected(now time.Time, out outcome, death error) {
 	if out.method == model.Start {
-		if l.accepted == nil {
+		switch {
+		case !l.stopAt.IsZero(): // it was cut short on purpose
+		case l.accepted == nil:
 			l.failure = out.err
-			return
+		default:
+			l.lost(out.err)
 		}
-		l.lost(out.err)
 		return
 	}
 	if !l.running {
@@ -401,7 +410,10 @@ func (l *loop) reasons(out outcome) []string {
 	case out.method == model.Start:
 		return []string{"first start"}
 	}
-	return out.plan.Reasons()
+	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
+		return reasons
+	}
+	return []string{"somebody else made HAProxy reload"}
 }
 
 // tell writes the one line of an apply.

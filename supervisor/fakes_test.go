@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -89,7 +90,7 @@ func newWorld(t *testing.T) *world {
 			defer w.mu.Unlock()
 			return nil, w.bindsErr
 		},
-		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil },
+		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil }, Alive: func(int) bool { return false }, Finish: func(context.Context, int) error { return nil },
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
 		Log: slog.New(slog.NewTextHandler((*lockedLog)(w), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
@@ -160,6 +161,30 @@ func (w *world) servers() string {
 		}
 	}
 	return strings.Join(names, " ")
+}
+
+func (w *world) reloadTimes() []time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.reloads)
+}
+
+func (w *world) startTimes() []time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.starts)
+}
+
+func (w *world) probed(addr string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.probes[addr]
+}
+
+func (w *world) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.loaded
 }
 
 func (w *world) health() string {

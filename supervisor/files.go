@@ -50,7 +50,7 @@ var noState = []byte("1\n")
 // reading.
 func (f Files) Remove() error {
 	errs := []error{os.RemoveAll(filepath.Join(f.Dir, Bundled))}
-	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate()} {
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.Listeners()} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -78,9 +78,20 @@ func syncDir(dir string) error {
 	return nil
 }
 
-func ownText(revision string) []byte {
+// Listeners is the socket by which a HAProxy hands its listeners to the one that takes over from it. Without it a connection that the
+// old one has not accepted yet would be reset when it closes them.
+func (f Files) Listeners() string { return filepath.Join(f.Dir, "private", "listeners.sock") }
+
+// ownText is the second configuration file. Both texts are read as one, so what stands in it holds for any template.
+func (f Files) ownText(revision string) ([]byte, error) {
+	socket, err := conf.Quote(f.Listeners())
+	if err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
 	return []byte("# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\n" +
-		"global\n    setenv FNLB_REVISION " + revision + "\n")
+		"global\n" +
+		"  setenv FNLB_REVISION " + revision + "\n" +
+		"  stats socket " + socket + " mode 600 level admin expose-fd listeners\n"), nil
 }
 
 // stage writes the bundle beside the files in force. Files of a bundle are named by their content's owner (app gives every
@@ -94,7 +105,11 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 	if err := f.bundled(b); err != nil {
 		return err
 	}
-	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+	own, err := f.ownText(revision)
+	if err != nil {
+		return err
+	}
+	if err := write(f.ownCandidate(), own, 0o640); err != nil {
 		return err
 	}
 	return write(f.candidate(), b.Main, 0o640)
@@ -170,7 +185,11 @@ func (f Files) preserve() error {
 // restore makes the files those of the bundle, after a reload failed or before HAProxy is started again. A file that is right
 // already is left alone, so that a full disk does not keep HAProxy from starting.
 func (f Files) restore(b conf.Bundle, revision string) error {
-	return errors.Join(f.bundled(b), ensure(f.Own(), ownText(revision), 0o640), ensure(f.Config, b.Main, 0o640))
+	own, err := f.ownText(revision)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.bundled(b), ensure(f.Own(), own, 0o640), ensure(f.Config, b.Main, 0o640))
 }
 
 func ensure(name string, data []byte, mode fs.FileMode) error {
@@ -188,6 +207,19 @@ type appliedFile struct {
 	Worker   int       `json:"worker_pid"`
 	Started  time.Time `json:"started"`
 	At       time.Time `json:"at"`
+}
+
+// lastMaster is the pid of the master that was noted last; 0 when there is none.
+func (f Files) lastMaster() int {
+	data, err := os.ReadFile(f.Applied())
+	if err != nil {
+		return 0
+	}
+	var a appliedFile
+	if err := json.Unmarshal(data, &a); err != nil {
+		return 0
+	}
+	return a.Master
 }
 
 func (f Files) writeApplied(a appliedFile) error {

@@ -31,12 +31,23 @@ func (in *inherited) restore() error {
 	return errors.Join(errs...)
 }
 
+// inheritLimit bounds the wait for a master that is there and does not answer.
+const inheritLimit = 5 * time.Second
+
 // inherit looks for such a HAProxy on our master socket, which lies in a folder that only we can write.
 func (l *loop) inherit() {
 	o := l.s.o
-	ctx, cancel := context.WithTimeout(l.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(l.ctx, inheritLimit)
 	defer cancel()
 	procs, err := o.Runtime.Processes(ctx)
+	for err != nil && ctx.Err() == nil && o.Alive(o.Files.lastMaster()) {
+		// It is there, and silent: a master that reloads is away for a moment.
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+		procs, err = o.Runtime.Processes(ctx)
+	}
 	if err != nil || procs.Master.PID == 0 {
 		return // nobody there
 	}
@@ -71,6 +82,7 @@ func (l *loop) retire() {
 		return
 	}
 	l.inherited = nil
+	l.retired = append(l.retired, in.master)
 	if err := l.s.o.Retire(in.master); err != nil {
 		l.s.o.Log.Error("the HAProxy that was taken over from was not told to stop", "master", in.master, "error", err)
 	}

@@ -40,6 +40,7 @@ type loop struct {
 	loadFailures          backoff // of reloads that HAProxy refused
 	restart               backoff
 	holding               bool // reloads wait for old workers
+	foreign               bool // somebody else made HAProxy reload: ours has to be loaded again, changed or not
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	observing             bool
@@ -58,6 +59,7 @@ type loop struct {
 	untried     []string
 	unanswered  string
 	inherited   *inherited
+	retired     []int // masters that were taken over from, and may still finish requests
 
 	changes   []model.Apply
 	counters  Counters
@@ -73,7 +75,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
-		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
+		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version}, retired: s.o.Finishing,
 	}
 	defer l.tasks.Wait()
 	defer cancel()
@@ -161,7 +163,7 @@ func (l *loop) dirty(now time.Time) {
 
 // applyAt is when the next apply is due; zero when there is nothing to apply.
 func (l *loop) applyAt() time.Time {
-	if l.dirtySince.IsZero() || l.applying || !l.have || l.stopping {
+	if l.dirtySince.IsZero() || l.applying || !l.have || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
 		return time.Time{}
 	}
 	if !l.running && l.accepted != nil {
@@ -237,6 +239,9 @@ func (l *loop) died(err error) {
 		l.cancelApply() // a reload of what is gone would wait for its answer
 	case l.running:
 		l.running = false
+		if time.Since(l.haproxy.Started) > calm {
+			l.restart.reset() // it had served: this is no start that fails
+		}
 		l.lost(err)
 	}
 }
@@ -244,7 +249,7 @@ func (l *loop) died(err error) {
 // lost arranges that HAProxy is started again.
 func (l *loop) lost(err error) {
 	now := time.Now()
-	wait := l.restart.next(now, 10*time.Second)
+	wait := l.restart.next(now, time.Minute)
 	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
 	l.counters.Restarts++
@@ -297,7 +302,12 @@ func (l *loop) stopNow() {
 // stop ends HAProxy; the loop ends with the report.
 func (l *loop) stop(hard context.Context) {
 	l.stopping = true
-	o := l.s.o
+	o, ran := l.s.o, l.running
+	predecessors := l.retired
+	if l.inherited != nil {
+		predecessors = append(predecessors, l.inherited.master)
+		l.retire()
+	}
 	l.task(func(ctx context.Context) func() {
 		limit, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -309,6 +319,9 @@ func (l *loop) stop(hard context.Context) {
 		}
 		begin := time.Now()
 		err := o.Process.Stop(limit)
+		for _, master := range predecessors {
+			err = errors.Join(err, o.Finish(limit, master))
+		}
 		cut := limit.Err() != nil
 		return func() {
 			l.stopped, l.running, l.changed = true, false, true
@@ -316,6 +329,7 @@ func (l *loop) stop(hard context.Context) {
 			switch {
 			case err != nil:
 				log.Error("haproxy stopped by force", "error", err)
+			case !ran && len(predecessors) == 0: // nothing ran
 			case cut:
 				log.Warn("haproxy stopped at the limit, running requests were cut")
 			case o.HardStop > 0 && time.Since(begin) >= o.HardStop:
@@ -329,6 +343,9 @@ func (l *loop) stop(hard context.Context) {
 
 // applyGrace is how long a stop waits for an apply that runs: a reload that is cut short could cost requests.
 const applyGrace = 5 * time.Second
+
+// calm is how long HAProxy must have served for its next death to be the first again.
+const calm = 5 * time.Second
 
 // maxOldWorkers is how many workers of earlier configurations may be alive before further reloads wait: each holds memory until
 // its last connection ends, and none is ever cut before hard-stop-after.

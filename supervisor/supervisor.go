@@ -66,8 +66,11 @@ type Options struct {
 	Binds     BindChecker
 	Prober    Prober
 	Resolver  Resolver
-	Retire    func(master int) error     // asks another master to finish and end
-	Allowed   func(netip.AddrPort) error // asked about every address that a name gave; nil: all are allowed
+	Retire    func(master int) error                      // asks another master to finish and end
+	Finishing []int                                       // masters that were retired before, and are to have ended when Run returns
+	Alive     func(master int) bool                       // whether this process is a HAProxy of our master socket
+	Finish    func(ctx context.Context, master int) error // waits for its end; ends it at once when ctx ends
+	Allowed   func(netip.AddrPort) error                  // asked about every address that a name gave; nil: all are allowed
 
 	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
 	StopDelay        time.Duration // from the stop's begin until the ports close

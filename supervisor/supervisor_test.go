@@ -49,14 +49,14 @@ func TestAdmission(t *testing.T) {
 		w.after(time.Second)
 		want(t, "servers", w.servers(), "a@192.0.2.1:80")
 		want(t, "health", w.health(), "a:up b:pending")
-		if len(w.starts) != 1 {
-			t.Errorf("%d starts", len(w.starts))
+		if len(w.startTimes()) != 1 {
+			t.Errorf("%d starts", len(w.startTimes()))
 		}
 		w.after(10 * time.Second)
-		if n := w.probes["192.0.2.2:80"]; n < 10 || n > 12 {
+		if n := w.probed("192.0.2.2:80"); n < 10 || n > 12 {
 			t.Errorf("%d probes in 11 s at an interval of 1 s", n)
 		}
-		if n := w.probes["192.0.2.1:80"]; n != 1 {
+		if n := w.probed("192.0.2.1:80"); n != 1 {
 			t.Errorf("%d probes of an admitted server", n)
 		}
 		if n := w.lines("is unhealthy", "b"); n != 1 {
@@ -88,7 +88,7 @@ func TestCoalesce(t *testing.T) {
 			w.after(5 * time.Millisecond)
 		}
 		w.after(time.Second)
-		if n := len(w.reloads); n == 0 || n > 5 {
+		if n := len(w.reloadTimes()); n == 0 || n > 5 {
 			t.Errorf("%d reloads for a burst of 100 ms", n)
 		}
 		if n := strings.Count(w.servers(), "@"); n != 20 {
@@ -97,17 +97,17 @@ func TestCoalesce(t *testing.T) {
 		before := time.Now()
 		w.put("n00=192.0.2.1:80")
 		w.after(time.Second)
-		if got := w.reloads[len(w.reloads)-1]; got != before.Add(20*time.Millisecond) {
+		if got := w.reloadTimes()[len(w.reloadTimes())-1]; got != before.Add(20*time.Millisecond) {
 			t.Errorf("a removal was applied after %s", got.Sub(before))
 		}
 		// The same State again, and one that only adds what is not admitted: nothing to do.
-		n := len(w.reloads)
+		n := len(w.reloadTimes())
 		w.set(func() { w.healthy["192.0.2.9:80"] = check.Result{Reason: "no"} })
 		w.put("n00=192.0.2.1:80")
 		w.after(time.Second)
 		w.put("n00=192.0.2.1:80", "x=192.0.2.9:80")
 		w.after(time.Second)
-		if len(w.reloads) != n {
+		if len(w.reloadTimes()) != n {
 			t.Error("reloaded where nothing changed")
 		}
 		if st := w.s.Status(); st.Applied != w.revisions {
@@ -140,10 +140,10 @@ func TestNames(t *testing.T) {
 		w.after(20 * time.Second)
 		want(t, "a new address", w.servers(), "a@192.0.2.1:80 n@192.0.2.9:80")
 		w.set(func() { delete(w.names, "name") })
-		n := len(w.reloads)
+		n := len(w.reloadTimes())
 		w.after(time.Minute)
 		want(t, "DNS gone", w.servers(), "a@192.0.2.1:80 n@192.0.2.9:80")
-		if len(w.reloads) != n {
+		if len(w.reloadTimes()) != n {
 			t.Error("reloaded although nothing changed")
 		}
 	})
@@ -158,7 +158,7 @@ func TestRefusedAddress(t *testing.T) {
 		w.put("n=name:80")
 		w.after(3 * time.Second)
 		want(t, "servers", w.servers(), "")
-		if w.probes["169.254.169.254:80"] != 0 {
+		if w.probed("169.254.169.254:80") != 0 {
 			t.Error("a refused address was probed")
 		}
 		if p := w.s.Status().Problems; len(p) != 1 || !strings.Contains(p[0].Reason, "link-local") {
@@ -176,8 +176,8 @@ func TestDeath(t *testing.T) {
 		begin := time.Now()
 		w.die("killed by SIGKILL")
 		w.after(0)
-		if len(w.starts) != 2 || w.starts[1] != begin {
-			t.Fatalf("starts %v, died at %v", w.starts, begin)
+		if len(w.startTimes()) != 2 || w.startTimes()[1] != begin {
+			t.Fatalf("starts %v, died at %v", w.startTimes(), begin)
 		}
 		if w.lines("haproxy died", "killed by SIGKILL") != 1 || w.lines("haproxy started", "haproxy died") != 1 {
 			t.Error(w.logged())
@@ -185,7 +185,7 @@ func TestDeath(t *testing.T) {
 		w.set(func() { w.failStart = errors.New("cannot bind") })
 		w.die("again")
 		w.after(time.Minute)
-		if n := len(w.starts) - 2; n < 12 || n > 25 {
+		if n := len(w.startTimes()) - 2; n < 12 || n > 25 {
 			t.Errorf("%d attempts in a minute", n)
 		}
 		if st := w.s.Status(); st.Phase != model.Broken || len(st.Degraded) == 0 {
@@ -221,8 +221,8 @@ func TestRefused(t *testing.T) {
 		if n := w.lines("refused", "unknown keyword"); n != 1 {
 			t.Errorf("%d lines, want 1: what is refused once is not tried again", n)
 		}
-		if st := w.s.Status(); len(st.Degraded) == 0 || len(st.Problems) == 0 || len(w.reloads) != 1 {
-			t.Errorf("status %+v, %d reloads", st, len(w.reloads))
+		if st := w.s.Status(); len(st.Degraded) == 0 || len(st.Problems) == 0 || len(w.reloadTimes()) != 1 {
+			t.Errorf("status %+v, %d reloads", st, len(w.reloadTimes()))
 		}
 		if after, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg")); err != nil || string(after) != string(before) {
 			t.Errorf("the file in force changed: %v", err)
@@ -234,13 +234,13 @@ func TestRefused(t *testing.T) {
 		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
 		w.after(time.Second)
 		want(t, "servers", w.servers(), "a@192.0.2.1:80 b@192.0.2.2:80")
-		if !strings.HasPrefix(w.loaded, "# one") {
-			t.Errorf("the refused template came back: %s", w.loaded)
+		if !strings.HasPrefix(w.text(), "# one") {
+			t.Errorf("the refused template came back: %s", w.text())
 		}
 		w.s.SetRenderer(&textRenderer{w: w, title: "three"})
 		w.after(time.Second)
-		if st := w.s.Status(); !strings.HasPrefix(w.loaded, "# three") || len(st.Degraded) != 0 {
-			t.Errorf("%s %v", w.loaded, st.Degraded)
+		if st := w.s.Status(); !strings.HasPrefix(w.text(), "# three") || len(st.Degraded) != 0 {
+			t.Errorf("%s %v", w.text(), st.Degraded)
 		}
 	})
 }
@@ -261,11 +261,11 @@ func TestFailedReload(t *testing.T) {
 		// Each failed reload pauses the ports: whatever comes, the next one waits.
 		w.put("a=192.0.2.1:80", "b=192.0.2.2:80", "c=192.0.2.3:80")
 		w.after(500 * time.Millisecond)
-		if n := len(w.reloads); n != 2 {
+		if n := len(w.reloadTimes()); n != 2 {
 			t.Errorf("%d reloads in 10 s, want the first and the failed one", n)
 		}
 		w.after(5 * time.Minute)
-		if n := len(w.reloads); n < 4 || n > 12 {
+		if n := len(w.reloadTimes()); n < 4 || n > 12 {
 			t.Errorf("%d reloads in 5 min", n)
 		}
 		if n := w.lines("refused", "could not bind"); n != 1 {
@@ -293,8 +293,8 @@ func TestDeathDuringReload(t *testing.T) {
 		begin := time.Now()
 		w.die("OOM")
 		w.after(0)
-		if n := len(w.starts); n != 2 || w.starts[1] != begin {
-			t.Errorf("starts %v, died at %v", w.starts, begin)
+		if n := len(w.startTimes()); n != 2 || w.startTimes()[1] != begin {
+			t.Errorf("starts %v, died at %v", w.startTimes(), begin)
 		}
 		w.set(func() { w.reloadTakes = 0 })
 		w.after(5 * time.Second)
@@ -332,8 +332,8 @@ func TestStopDuringDeath(t *testing.T) {
 		w.after(time.Second)
 		w.die("killed")
 		w.after(time.Second)
-		if st := w.s.Status(); st.Phase != model.Stopping || len(w.starts) != 2 {
-			t.Errorf("phase %s, %d starts", st.Phase, len(w.starts))
+		if st := w.s.Status(); st.Phase != model.Stopping || len(w.startTimes()) != 2 {
+			t.Errorf("phase %s, %d starts", st.Phase, len(w.startTimes()))
 		}
 	})
 }
@@ -346,10 +346,10 @@ func TestOldWorkers(t *testing.T) {
 		w.after(time.Second)
 		w.set(func() { w.old = maxOldWorkers })
 		w.after(time.Second)
-		n := len(w.reloads)
+		n := len(w.reloadTimes())
 		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
 		w.after(time.Minute)
-		if len(w.reloads) != n {
+		if len(w.reloadTimes()) != n {
 			t.Error("reloaded with eight old workers alive")
 		}
 		w.set(func() { w.old = maxOldWorkers - 1 })

@@ -38,6 +38,7 @@ type Options struct {
 	Binary    string   // absolute: the master executes it again at every reload
 	Files     []string // configuration files, in order
 	Socket    string   // path of the master socket
+	Listeners string   // socket by which a HAProxy that listens on Socket hands its listeners over (stats socket, expose-fd); may be empty
 	Log       string   // file for HAProxy's own messages
 	AccessLog *os.File // becomes HAProxy's file descriptor 3; may be nil
 }
@@ -96,12 +97,12 @@ func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 	if r := c.current(); r != nil && !r.ended() {
 		return Identity{}, fmt.Errorf("start haproxy: it runs already, as process %d", r.pid)
 	}
-	back, err := c.setAside()
+	live, back, err := c.setAside()
 	if err != nil {
 		return Identity{}, err
 	}
 	began := time.Now()
-	r, err := c.launch()
+	r, err := c.launch(live)
 	if err != nil {
 		return Identity{}, errors.Join(fmt.Errorf("start %s: %w", c.o.Binary, err), back(false))
 	}
@@ -115,23 +116,26 @@ func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 	return Identity{Master: r.pid, Worker: worker, Started: began}, nil
 }
 
+// Aside is where the master socket of a HAProxy lies while another one takes over from it.
+func Aside(socket string) string { return socket + ".old" }
+
 // setAside clears the path of the master socket. A HAProxy that listens there gets it back when ours does not start: without its
 // socket nobody could ever take over from it.
-func (c *Child) setAside() (back func(started bool) error, err error) {
+func (c *Child) setAside() (live bool, back func(started bool) error, err error) {
 	conn, err := net.DialTimeout("unix", c.o.Socket, time.Second)
 	if err != nil {
-		return func(started bool) error {
+		return false, func(started bool) error {
 			if started {
 				return nil
 			}
 			return c.removeSocket()
 		}, c.removeSocket()
 	}
-	aside := c.o.Socket + ".old"
+	aside := Aside(c.o.Socket)
 	if err := errors.Join(conn.Close(), os.Rename(c.o.Socket, aside)); err != nil {
-		return nil, fmt.Errorf("set the master socket of another HAProxy aside: %w", err)
+		return false, nil, fmt.Errorf("set the master socket of another HAProxy aside: %w", err)
 	}
-	return func(started bool) error {
+	return true, func(started bool) error {
 		if started {
 			return os.Remove(aside)
 		}
@@ -170,7 +174,8 @@ func (c *Child) ready(ctx context.Context, r *run, revision string) (worker int,
 	return 0, errors.Join(err, r.end(c.patience))
 }
 
-func (c *Child) launch() (*run, error) {
+// launch starts the process; takeOver: with the listeners of the one that runs (management manual, section 3, option -x).
+func (c *Child) launch(takeOver bool) (*run, error) {
 	log, from, err := openLog(c.o.Log)
 	if err != nil {
 		return nil, err
@@ -178,6 +183,9 @@ func (c *Child) launch() (*run, error) {
 	args := []string{"-W", "-db", "-S", c.o.Socket + ",mode,600"}
 	for _, f := range c.o.Files {
 		args = append(args, "-f", f)
+	}
+	if _, err := os.Stat(c.o.Listeners); takeOver && err == nil {
+		args = append(args, "-x", c.o.Listeners)
 	}
 	cmd := exec.Command(c.o.Binary, args...)
 	cmd.Env = []string{} // nothing of ours; nil would be all of it

@@ -358,8 +358,11 @@ func (l *logBuffer) state() (string, <-chan struct{}) {
 	return l.buf.String(), l.more
 }
 
-// Alive reports whether a process exists.
-func Alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// Alive reports whether a process runs; one that has ended and waits for its parent does not.
+func Alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(data), ") Z ")
+}
 
 // Free reports whether an address can be listened on.
 func Free(addr string) bool {

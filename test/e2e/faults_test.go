@@ -287,6 +287,83 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// TestKilledWhileTakingOver: fnlb is killed again and again, also in the middle of taking over; in the end one HAProxy runs, and
+// after a clean stop none.
+func TestKilledWhileTakingOver(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := three(t)
+		b := Start(t, h, "--nodes", list(n...))
+		b.WaitOnline(n...)
+		masters := map[int]bool{b.Status().HAProxy.Master: true}
+		aside := filepath.Join(b.Dir, "private", "master.sock.old")
+		for range 3 {
+			b.Signal(syscall.SIGKILL)
+			b.WaitExit()
+			mark := len(b.Log())
+			b.Run(h, "--nodes", list(n...))
+			b.WaitLog(mark, "taking over")
+			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+				if _, err := os.Lstat(aside); err == nil {
+					break
+				}
+			}
+		}
+		b.WaitOnline(n...)
+		st := b.WaitApplied()
+		masters[st.HAProxy.Master] = true
+		if status, node, _ := fetch(t, b.Traffic, "/"); status != 200 || node == "" {
+			t.Errorf("%d from %q", status, node)
+		}
+		var pids []int
+		for pid := range masters {
+			pids = append(pids, pid)
+		}
+		stopClean(t, b, pids...)
+		out, err := exec.Command("pgrep", "-f", filepath.Join(b.Dir, "private")).CombinedOutput()
+		if err == nil {
+			t.Errorf("left behind: %s", out)
+		}
+	})
+}
+
+// TestForeignReload: somebody overwrites the file and makes HAProxy load it; ours is put back and loaded again.
+func TestForeignReload(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := NewNode(t, "a")
+		b := Start(t, h, "--nodes", n.Addr)
+		b.WaitOnline(n)
+		st := b.WaitApplied()
+		path := filepath.Join(b.Dir, "haproxy.cfg")
+		ours, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var theirs []string
+		for line := range strings.Lines(string(ours)) {
+			if !strings.Contains(line, n.Addr) {
+				theirs = append(theirs, line)
+			}
+		}
+		if err := os.WriteFile(path, []byte(strings.Join(theirs, "")), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		mark := len(b.Log())
+		if err := syscall.Kill(st.HAProxy.Master, syscall.SIGUSR2); err != nil {
+			t.Fatal(err)
+		}
+		mark = b.WaitLog(mark, "somebody else made HAProxy reload")
+		b.WaitLog(mark, "msg=reloaded", "somebody else")
+		b.WaitOnline(n)
+		if again, err := os.ReadFile(path); err != nil || string(again) != string(ours) {
+			t.Errorf("the file is not ours again: %v", err)
+		}
+		if status, node, _ := fetch(t, b.Traffic, "/"); status != 200 || node != "a" {
+			t.Errorf("%d from %q", status, node)
+		}
+		b.WaitStatus(func(st model.Status) bool { return len(st.Degraded) == 0 })
+	})
+}
+
 // TestStorm is fault row 24 from outside: nodes flap by the thousand through the API, applies are coalesced, nothing is lost.
 func TestStorm(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
