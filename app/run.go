@@ -192,8 +192,8 @@ func (b *balancer) settle(ctx context.Context, client *runtime.Client) (finishin
 	if err != nil {
 		return nil, err
 	}
-	_, errAside := os.Lstat(aside)
-	if len(masters) < 2 && errAside != nil {
+	setAside := exists(aside)
+	if len(masters) < 2 && !setAside {
 		return nil, nil
 	}
 	keep, older := 0, false
@@ -222,10 +222,15 @@ func (b *balancer) settle(ctx context.Context, client *runtime.Client) (finishin
 	switch {
 	case older:
 		err = errors.Join(err, os.Rename(aside, socket))
-	case errAside == nil:
+	case setAside:
 		err = errors.Join(err, os.Remove(aside))
 	}
 	return finishing, err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // openAccessLog opens what HAProxy writes its access log to. Our own standard output is opened anew, because HAProxy makes its
