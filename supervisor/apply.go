@@ -315,7 +315,7 @@ func (l *loop) done(out outcome) {
 	}()
 	l.retry.reset()
 	first := l.accepted == nil
-	if first || out.next != l.accepted { // not a restart of the text in force
+	if restarted := out.method == model.Start && out.next == l.accepted; !restarted { // that says nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
 	if !first && out.renderer != l.accepted.renderer {

@@ -321,6 +321,31 @@ func TestBadRendererBlocksNothing(t *testing.T) {
 	})
 }
 
+// TestRefusedStateTakenBack: a refusal is told for as long as what was refused is wanted.
+func TestRefusedStateTakenBack(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		w.set(func() { w.checkErr = &process.CheckError{Output: "unknown keyword"} })
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		if st := w.s.Status(); len(st.Degraded) != 1 {
+			t.Errorf("degraded %v", st.Degraded)
+		}
+		w.die("killed")
+		w.after(time.Second)
+		if st := w.s.Status(); len(st.Degraded) != 1 {
+			t.Errorf("after a restart of the text in force: degraded %v", st.Degraded)
+		}
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		if st := w.s.Status(); len(st.Degraded) != 0 || st.Applied != 3 {
+			t.Errorf("taken back: degraded %v, applied %d", st.Degraded, st.Applied)
+		}
+	})
+}
+
 // TestStopDuringDeath: once the stop has begun nothing makes it ready again.
 func TestStopDuringDeath(t *testing.T) {
 	inBubble(t, func(w *world) {
