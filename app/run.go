@@ -38,6 +38,7 @@ const barrier = 5 * time.Second
 type balancer struct {
 	s      config.Settings
 	log    *slog.Logger
+	lost   func() uint64 // lines of the log that nobody got
 	dirs   dirs
 	worker identity
 	files  supervisor.Files
@@ -62,7 +63,7 @@ func runBalancer(c *call) error {
 		log.Warn(w)
 	}
 	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
-	b := &balancer{s: c.settings, log: log, dirs: dirsOf(&c.settings)}
+	b := &balancer{s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
 	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
 	defer b.close()
 	if err := b.build(c); err != nil {
@@ -243,7 +244,8 @@ func (b *balancer) openAccessLog(c *call) (*os.File, error) {
 	case "stdout":
 		path = "/proc/self/fd/1"
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	// Without O_NONBLOCK the open of a named pipe would wait for somebody who reads it.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640)
 	if out, ok := c.Stdout.(*os.File); err != nil && ok && b.s.AccessLog == "stdout" {
 		f, err = dup(out) // a socket cannot be opened anew
 	}
@@ -270,7 +272,7 @@ func (b *balancer) listen(rules access.Rules) error {
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
 			Nodes: b.nodes, Reporter: report, Own: own, Panics: panics, Log: b.log,
-			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, Log: b.log}),
+			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
 	admin, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
