@@ -84,6 +84,9 @@ func Main(p Program) int {
 		cmd, args = all[i], args[1:]
 	}
 	c := &call{Program: p}
+	if cmd.name == "run" && os.Getpid() == firstProcess {
+		return p.beInit()
+	}
 	if cmd.name == "run" { // whoever reads what we say, or does not, shall not hold up the balancer
 		c.log = logwriter.Start(p.Stderr, logBytes)
 		defer c.log.Close(logFlush)
