@@ -46,6 +46,7 @@ type balancer struct {
 	nodes      *nodesource.Source
 	collector  *discovery.Collector
 	supervisor *supervisor.Supervisor
+	notify     *notifier
 	servers    []server
 	closers    []func() error // what must be undone at the end, in reverse order
 }
@@ -114,7 +115,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	b.supervisor = supervisor.New(supervisor.Options{
+	options := supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render,
 		Process: process.New(process.Options{
 			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Listeners: b.files.Listeners(),
@@ -127,7 +128,10 @@ func (b *balancer) build(c *call) error {
 		Prober:    check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
-	})
+	}
+	b.notify = newNotifier(c.Env, b.log)
+	b.notify.watch(&options)
+	b.supervisor = supervisor.New(options)
 	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
 	cert := ""
 	if b.s.TLSCert != "" {
@@ -374,6 +378,10 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 	}
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {
+		b.notify.run(others, b.supervisor.Status)
+		return nil
+	})
+	g.Go(func() error {
 		b.obey(others, signals, stop, stopNow)
 		return nil
 	})
@@ -395,7 +403,7 @@ func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, sto
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP:
-				b.reread()
+				b.notify.reload(b.reread)
 			case stopping:
 				b.log.Warn("second signal, stopping at once", "signal", sig)
 				stopNow()
