@@ -10,9 +10,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fnlb/fnlb/app/logwriter"
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/config"
 )
@@ -45,7 +47,13 @@ type call struct {
 	settings config.Settings
 	args     []string
 	json     bool
+	log      *logwriter.Writer // behind Stderr, of the balancer itself only
 }
+
+const (
+	logBytes = 1 << 20         // of log that waits for its reader
+	logFlush = 2 * time.Second // for that reader at the end
+)
 
 // commands is filled by a function, because completion lists it.
 func commands() []command {
@@ -76,6 +84,14 @@ func Main(p Program) int {
 		cmd, args = all[i], args[1:]
 	}
 	c := &call{Program: p}
+	if cmd.name == "run" && os.Getpid() == firstProcess {
+		return p.beInit()
+	}
+	if cmd.name == "run" { // whoever reads what we say, or does not, shall not hold up the balancer
+		c.log = logwriter.Start(p.Stderr, logBytes)
+		defer c.log.Close(logFlush)
+		p.Stderr, c.Stderr = c.log, c.log
+	}
 	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
 		if cmd.json {
 			fs.BoolVar(&c.json, "json", false, "print JSON")

@@ -38,6 +38,7 @@ const barrier = 5 * time.Second
 type balancer struct {
 	s      config.Settings
 	log    *slog.Logger
+	lost   func() uint64 // lines of the log that nobody got
 	dirs   dirs
 	worker identity
 	files  supervisor.Files
@@ -45,6 +46,7 @@ type balancer struct {
 	nodes      *nodesource.Source
 	collector  *discovery.Collector
 	supervisor *supervisor.Supervisor
+	notify     *notifier
 	servers    []server
 	closers    []func() error // what must be undone at the end, in reverse order
 }
@@ -62,7 +64,7 @@ func runBalancer(c *call) error {
 		log.Warn(w)
 	}
 	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
-	b := &balancer{s: c.settings, log: log, dirs: dirsOf(&c.settings)}
+	b := &balancer{s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
 	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
 	defer b.close()
 	if err := b.build(c); err != nil {
@@ -113,7 +115,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	b.supervisor = supervisor.New(supervisor.Options{
+	options := supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render,
 		Process: process.New(process.Options{
 			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Listeners: b.files.Listeners(),
@@ -126,7 +128,10 @@ func (b *balancer) build(c *call) error {
 		Prober:    check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
-	})
+	}
+	b.notify = newNotifier(c.Env, b.log)
+	b.notify.watch(&options)
+	b.supervisor = supervisor.New(options)
 	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
 	cert := ""
 	if b.s.TLSCert != "" {
@@ -243,7 +248,8 @@ func (b *balancer) openAccessLog(c *call) (*os.File, error) {
 	case "stdout":
 		path = "/proc/self/fd/1"
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	// Without O_NONBLOCK the open of a named pipe would wait for somebody who reads it.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640)
 	if out, ok := c.Stdout.(*os.File); err != nil && ok && b.s.AccessLog == "stdout" {
 		f, err = dup(out) // a socket cannot be opened anew
 	}
@@ -270,7 +276,7 @@ func (b *balancer) listen(rules access.Rules) error {
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
 			Nodes: b.nodes, Reporter: report, Own: own, Panics: panics, Log: b.log,
-			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, Log: b.log}),
+			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
 	admin, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
@@ -372,6 +378,10 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 	}
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {
+		b.notify.run(others, b.supervisor.Status)
+		return nil
+	})
+	g.Go(func() error {
 		b.obey(others, signals, stop, stopNow)
 		return nil
 	})
@@ -393,7 +403,7 @@ func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, sto
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP:
-				b.reread()
+				b.notify.reload(b.reread)
 			case stopping:
 				b.log.Warn("second signal, stopping at once", "signal", sig)
 				stopNow()

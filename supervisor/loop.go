@@ -92,6 +92,9 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		if l.stopped || l.failure != nil {
 			break
 		}
+		if s.o.Beat != nil {
+			s.o.Beat()
+		}
 		timer.Reset(time.Until(l.next(now)))
 		select {
 		case <-s.wake:
@@ -226,6 +229,9 @@ func (l *loop) next(now time.Time) time.Time {
 	}
 	if l.changed {
 		sooner(latest(l.publishAt, now))
+	}
+	if l.s.o.Beat != nil && l.s.o.BeatEvery > 0 {
+		sooner(now.Add(l.s.o.BeatEvery))
 	}
 	return at
 }

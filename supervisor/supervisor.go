@@ -78,6 +78,9 @@ type Options struct {
 	HardStop         time.Duration // the text's hard-stop-after, which bounds the drain as well; 0 none
 	Probes           int           // probes at a time
 	Log              *slog.Logger
+
+	Beat      func()        // the owner's sign of life, after Status is up to date; it must not block; nil: not wanted
+	BeatEvery time.Duration // the longest time between two of them; 0: only when something happens
 }
 
 // Supervisor runs one HAProxy. Put, SetRenderer and Status may be called from anywhere at any time.

@@ -15,10 +15,11 @@ import (
 
 // Options are what the metrics are made of.
 type Options struct {
-	Reporter api.Reporter
-	Version  string        // ours
-	Panics   func() uint64 // of the management API's handlers
-	Log      *slog.Logger
+	Reporter   api.Reporter
+	Version    string        // ours
+	Panics     func() uint64 // of the management API's handlers
+	LogDropped func() uint64 // lines of our log that did not reach its output
+	Log        *slog.Logger
 }
 
 // New makes the handler of a scrape.
@@ -43,6 +44,7 @@ var (
 	trouble = prometheus.NewDesc("fnlb_problems", "Problems that /1/lb/status lists, by kind.", []string{"kind"}, nil)
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
+	dropped = prometheus.NewDesc("fnlb_log_lines_dropped_total", "Lines of the log that were dropped, because nobody read them in time or they could not be written.", nil, nil)
 )
 
 // view turns Status and Counters into metrics.
@@ -50,7 +52,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, trouble, starts, panics} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, trouble, starts, panics, dropped} {
 		ch <- d
 	}
 }
@@ -95,6 +97,7 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	gauge(reduced, float64(len(s.Degraded)))
 	counter(starts, s.HAProxy.Restarts)
 	counter(panics, v.o.Panics())
+	counter(dropped, v.o.LogDropped())
 }
 
 // count gives the servers of each service by health; a health that none has is 0, so that no series comes and goes.
