@@ -417,7 +417,7 @@ func (b *balancer) reread() {
 		return
 	}
 	b.log.Info("read again")
-	b.supervisor.SetRenderer(r)
+	b.supervisor.SetRenderer(r, "SIGHUP")
 }
 
 // close undoes what build did, in reverse order.

@@ -43,14 +43,23 @@ const (
 	Start  Method = "start"
 	Reload Method = "reload"
 	Noop   Method = "noop" // the new State gives the text in force
+
+	// These touch no process; they stand between the applies so that the list tells the whole story.
+	Freeze Method = "freeze"
+	Thaw   Method = "thaw"
+	Mend   Method = "mend" // a file that somebody changed was written again
 )
+
+// Applies reports whether the method is one of HAProxy's.
+func (m Method) Applies() bool { return m == Start || m == Reload || m == Noop }
 
 // Apply is one change of what HAProxy does, or an attempt.
 type Apply struct {
 	Revision uint64    `json:"revision"`
 	At       time.Time `json:"at"`
 	Method   Method    `json:"method"`
-	Reasons  []string  `json:"reasons"`
+	Reasons  []string  `json:"reasons"`          // what it changed
+	Causes   []string  `json:"causes,omitempty"` // who or what made it necessary: a handful, then "and N more"
 	Millis   float64   `json:"ms"`
 	Worker   int       `json:"worker,omitempty"` // pid that confirmed it
 	Error    string    `json:"error,omitempty"`  // why it was refused; what was in force stays

@@ -39,6 +39,7 @@ type job struct {
 	worker    int
 	foreign   bool   // HAProxy has loaded something else
 	lastState []byte // `show servers state` as it was last seen, for a start
+	causes    causes // who or what made it necessary
 	inherited *inherited
 }
 
@@ -64,9 +65,9 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, causes: l.causes,
 	}
-	l.dirtySince, l.urgent = time.Time{}, false
+	l.dirtySince, l.urgent, l.causes = time.Time{}, false, causes{}
 	if !l.running {
 		j.method = model.Start
 		if l.inherited != nil && l.accepted == nil {
@@ -286,7 +287,7 @@ func (l *loop) done(out outcome) {
 	l.changed = true
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
-		Worker: out.worker, Reasons: l.reasons(out),
+		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
 	}
 	if out.err != nil {
 		a.Error = out.err.Error()
@@ -390,7 +391,7 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
 		}
-		l.dirty(now)
+		l.again(now, out)
 		return
 	}
 	l.refused = problem
@@ -398,22 +399,28 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	case !l.dirtySince.IsZero(): // something newer has come, and is tried at its own time
 	case !out.final:
 		l.retry.at = now.Add(max(l.retry.next(now, time.Hour), time.Second))
-		l.dirty(now)
+		l.again(now, out)
 	}
+}
+
+// again arranges another attempt, for the same causes and those that came since.
+func (l *loop) again(now time.Time, out outcome) {
+	l.dirty(now)
+	l.causes = out.causes.join(l.causes)
 }
 
 // reasons says why, for people.
 func (l *loop) reasons(out outcome) []string {
 	switch {
 	case out.method == model.Start && out.inForce != nil:
-		return []string{"haproxy died"}
+		return []string{causeDied}
 	case out.method == model.Start:
 		return []string{"first start"}
 	}
 	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
 		return reasons
 	}
-	return []string{"somebody else made HAProxy reload"}
+	return []string{causeForeign}
 }
 
 // tell writes the one line of an apply.

@@ -35,6 +35,7 @@ type loop struct {
 	// What is to be done, and when; zero means not at all.
 	dirtySince, dirtyLast time.Time
 	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind
+	causes                causes
 	notBefore             time.Time
 	retry                 backoff
 	loadFailures          backoff // of reloads that HAProxy refused
@@ -143,18 +144,24 @@ func (l *loop) take(in inbox) {
 	}
 	if in.renderer != nil {
 		l.renderer = in.renderer
-		l.dirty(now)
+		l.dirty(now, in.why)
 	}
 	if in.state != nil {
+		if !l.have {
+			l.causes.add(causeStart)
+		}
 		l.have = true
+		changes := l.differences(l.wanted, *in.state)
 		l.setWanted(*in.state)
 		l.dirty(now)
+		l.causes = l.causes.join(changes)
 		l.urgent, l.changed = true, true // the Collector has waited for quiet
 	}
 }
 
-// dirty notes that the text may have to change.
-func (l *loop) dirty(now time.Time) {
+// dirty notes that the text may have to change, and why.
+func (l *loop) dirty(now time.Time, why ...string) {
+	l.causes.add(why...)
 	if l.dirtySince.IsZero() {
 		l.dirtySince = now
 	}
@@ -253,7 +260,7 @@ func (l *loop) lost(err error) {
 	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
 	l.counters.Restarts++
-	l.dirty(now)
+	l.dirty(now, causeDied)
 	l.restart.at = now.Add(wait)
 	l.s.o.Log.Error("haproxy died", "how", err, "restart_in", wait)
 }

@@ -198,7 +198,7 @@ func (l *loop) saw(o observation) {
 		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
 		l.foreign = true // what it has loaded may be anything: ours is loaded again
-		l.dirty(time.Now())
+		l.dirty(time.Now(), causeForeign)
 		return
 	}
 	if o.err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -180,12 +181,20 @@ func (h *handler) write(w http.ResponseWriter, r *http.Request, do func(context.
 		refuse(w, r, http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := do(r.Context(), node); err != nil {
+	if err := do(model.WithAsker(r.Context(), asker(r)), node); err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	h.o.Log.Debug("node call", "done", done, "node", node, "by", r.RemoteAddr)
 	reply(w, http.StatusOK, message{done}, false)
+}
+
+// asker is who makes a call, as people read it. The peer decides, never a header.
+func asker(r *http.Request) string {
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		return "API from " + at.Addr().Unmap().String()
+	}
+	return "admin socket" // a Unix socket's peer has no address
 }
 
 // fail answers an error of the source.
