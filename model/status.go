@@ -45,9 +45,9 @@ const (
 	Noop   Method = "noop" // the new State gives the text in force
 
 	// These touch no process; they stand between the applies so that the list tells the whole story.
-	Freeze Method = "freeze"
-	Thaw   Method = "thaw"
-	Mend   Method = "mend" // a file that somebody changed was written again
+	Froze  Method = "freeze"
+	Thawed Method = "thaw"
+	Mended Method = "mend" // a file that somebody changed was written again
 )
 
 // Applies reports whether the method is one of HAProxy's.
@@ -87,6 +87,15 @@ type HAProxyStatus struct {
 	Restarts   uint64    `json:"restarts"`
 }
 
+// Freeze is a stop of all applies that somebody asked for.
+type Freeze struct {
+	Reason     string    `json:"reason"`
+	Since      time.Time `json:"since"`
+	By         string    `json:"by"`                    // "admin socket", "API from 10.0.0.1"
+	Revision   string    `json:"revision,omitempty"`    // of the text that it pins
+	RolledBack bool      `json:"rolled_back,omitempty"` // it came with a rollback
+}
+
 // SourceStatus says whether a source can see its world; while it cannot, its last truth stays.
 type SourceStatus struct {
 	Name   string `json:"name"`
@@ -103,6 +112,7 @@ type Status struct {
 	Wanted    uint64         `json:"revision_wanted"`
 	Applied   uint64         `json:"revision_applied"`
 	LastApply *Apply         `json:"last_apply,omitempty"`
+	Frozen    *Freeze        `json:"frozen,omitempty"` // nothing is applied until somebody thaws it
 	Degraded  []string       `json:"degraded"`
 	Sources   []SourceStatus `json:"sources"`
 	Servers   []ServerStatus `json:"servers"`

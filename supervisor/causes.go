@@ -15,6 +15,7 @@ const keptCauses = 6
 // What makes an apply necessary beside the States; the owner notes it with dirty.
 const (
 	causeStart   = "start of fnlb"
+	causeFrozen  = "start of fnlb, frozen"
 	causeDied    = "haproxy died"
 	causeForeign = "somebody else made HAProxy reload"
 )
@@ -37,6 +38,12 @@ func (c *causes) add(list ...string) {
 			c.more++
 		}
 	}
+}
+
+// take gives this one cause alone; the others wait for the apply that they are about.
+func (c *causes) take(cause string) causes {
+	c.named = slices.DeleteFunc(slices.Clone(c.named), func(s string) bool { return s == cause })
+	return causes{named: []string{cause}}
 }
 
 // join puts the causes of an earlier attempt before those that came since.

@@ -64,6 +64,7 @@ type textRenderer struct {
 	w      *world
 	title  string
 	broken error
+	files  map[string]conf.File
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -75,7 +76,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	for _, s := range st.Servers {
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
-	return conf.Bundle{Main: []byte(b.String())}, nil
+	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
 }
 
 func newWorld(t *testing.T) *world {

@@ -88,6 +88,9 @@ type Supervisor struct {
 	inbox inbox
 	wake  chan struct{}
 
+	orders chan order
+	ended  chan struct{} // closed when Run takes no more of them
+
 	status atomic.Pointer[Status]
 }
 
@@ -104,7 +107,7 @@ func New(o Options) *Supervisor {
 	if o.Allowed == nil {
 		o.Allowed = func(netip.AddrPort) error { return nil }
 	}
-	s := &Supervisor{o: o, wake: make(chan struct{}, 1)}
+	s := &Supervisor{o: o, wake: make(chan struct{}, 1), orders: make(chan order), ended: make(chan struct{})}
 	s.status.Store(&Status{Phase: model.Starting})
 	return s
 }
