@@ -275,7 +275,7 @@ func (b *balancer) listen(rules access.Rules) error {
 	panics := new(atomic.Uint64)
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
-			Nodes: b.nodes, Reporter: report, Own: own, Panics: panics, Log: b.log,
+			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Own: own, Panics: panics, Log: b.log,
 			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
@@ -427,7 +427,7 @@ func (b *balancer) reread() {
 		return
 	}
 	b.log.Info("read again")
-	b.supervisor.SetRenderer(r)
+	b.supervisor.SetRenderer(r, "SIGHUP")
 }
 
 // close undoes what build did, in reverse order.

@@ -37,8 +37,11 @@ type job struct {
 	inForce   *accepted // nil before the first
 	method    model.Method
 	worker    int
-	foreign   bool   // HAProxy has loaded something else
-	lastState []byte // `show servers state` as it was last seen, for a start
+	foreign   bool      // HAProxy has loaded something else
+	fixed     *accepted // what to apply, where that is not the State
+	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
+	lastState []byte    // `show servers state` as it was last seen, for a start
+	causes    causes    // who or what made it necessary
 	inherited *inherited
 }
 
@@ -73,17 +76,31 @@ func (l *loop) startApply(now time.Time) {
 			j.inherited, j.lastState = l.inherited, l.inherited.state
 		}
 	}
-	// After a death the text in force is started again; if that fails and fails, perhaps what is wanted by now works.
-	again := !l.running && l.accepted != nil && l.restart.count%4 != 0
-	if again {
+	work := (*Supervisor).apply
+	switch {
+	case l.frozen != nil && l.accepted == nil:
+		j.wanted, j.renderer, j.fixed = 0, nil, l.pinned
+		j.causes = l.causes.take(causeFrozen)
+	case !l.running && l.accepted != nil && (l.frozen != nil || l.restart.count%4 != 0):
+		// After a death the text in force is started again; if that fails and fails, perhaps what is wanted by now works.
 		j.wanted, j.state, j.renderer = l.applied, l.accepted.state, l.accepted.renderer
-	} else {
-		j.state = l.visible()
+		j.causes = l.causes.take(causeDied)
+		work = (*Supervisor).startAgain
+	case l.frozen != nil: // somebody else made HAProxy reload
+		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
+		j.causes = l.causes.take(causeForeign)
+	default:
+		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
 		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
 			return
 		}
 	}
+	l.start(j, work, l.done)
+}
+
+// start runs an apply in a task.
+func (l *loop) start(j job, work func(*Supervisor, context.Context, *outcome), report func(outcome)) {
 	running := process.Identity{Master: l.haproxy.Master, Started: l.haproxy.Started}
 	l.applying = true
 	ctx, cancel := context.WithCancel(l.ctx)
@@ -91,38 +108,56 @@ func (l *loop) startApply(now time.Time) {
 	l.task(func(context.Context) func() {
 		defer cancel()
 		out := outcome{job: j, began: time.Now(), identity: running}
-		if again {
-			l.s.startAgain(ctx, &out)
-		} else {
-			l.s.apply(ctx, &out)
-		}
+		work(l.s, ctx, &out)
 		out.took = time.Since(out.began)
 		return func() {
 			l.applying = false
-			l.done(out)
+			report(out)
 		}
 	})
 }
 
+// next is the configuration that a job is about: one that is there already, or the State's.
+func (s *Supervisor) next(out *outcome) (*accepted, error) {
+	switch {
+	case out.back:
+		return s.lastGood(out)
+	case out.fixed != nil:
+		return out.fixed, nil
+	}
+	return s.render(out.job, out.state)
+}
+
+// render makes the configuration of a State. One that gives the text in force is not read again.
+func (s *Supervisor) render(j job, st model.State) (*accepted, error) {
+	bundle, err := j.renderer.Render(st, s.o.Abilities)
+	if err != nil {
+		return nil, err
+	}
+	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: st, renderer: j.renderer}
+	if j.inForce != nil && j.inForce.revision == next.revision {
+		next.text = j.inForce.text
+		return next, nil
+	}
+	if next.text, err = conf.Parse(bundle.Main); err != nil {
+		return nil, fmt.Errorf("read the rendered text: %w", err)
+	}
+	return next, nil
+}
+
 // apply renders, checks and applies. It runs in a task: everything that it needs stands in the job.
 func (s *Supervisor) apply(ctx context.Context, out *outcome) {
-	bundle, err := out.renderer.Render(out.state, s.o.Abilities)
+	next, err := s.next(out)
 	if err != nil {
 		out.refuse(err, true)
 		return
 	}
-	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: out.state, renderer: out.renderer}
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
-		next.text = out.inForce.text
 		out.next = next
 		return
 	}
-	if next.text, err = conf.Parse(bundle.Main); err != nil {
-		out.refuse(fmt.Errorf("read the rendered text: %w", err), true)
-		return
-	}
 	if out.inForce != nil {
-		if out.plan, err = plan.Make(out.inForce.bundle, bundle); err != nil {
+		if out.plan, err = plan.Make(out.inForce.bundle, next.bundle); err != nil {
 			out.refuse(err, true)
 			return
 		}
@@ -286,7 +321,7 @@ func (l *loop) done(out outcome) {
 	l.changed = true
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
-		Worker: out.worker, Reasons: l.reasons(out),
+		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
 	}
 	if out.err != nil {
 		a.Error = out.err.Error()
@@ -315,16 +350,20 @@ func (l *loop) done(out outcome) {
 	}()
 	l.retry.reset()
 	first := l.accepted == nil
-	if restarted := out.method == model.Start && out.next == l.accepted; !restarted { // that says nothing about what is wanted
+	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
 	if !first && out.renderer != l.accepted.renderer {
 		l.badRenderer = nil
 	}
+	before := l.accepted
 	l.accepted = out.next
 	if a.Method == model.Noop {
 		l.applied = out.wanted
 		return
+	}
+	if before != nil && before.revision != out.next.revision {
+		l.previous = before
 	}
 	l.inForce(now, out, first)
 }
@@ -346,7 +385,7 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.running = true
 		l.haproxy.Master, l.haproxy.Started, l.haproxy.MaxConn, l.haproxy.OldWorkers = out.identity.Master, out.identity.Started, out.maxConn, 0
 		l.setPhase(model.Serving)
-		if !first {
+		if !first || out.fixed != nil {
 			l.dirty(now) // what changed meanwhile
 		}
 		l.retire()
@@ -375,22 +414,27 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		l.lost(death)
 		return
 	}
+	if out.back {
+		if out.loading {
+			l.pause(now)
+		}
+		return // who asked for it is told
+	}
 	l.lastRefusal = out.err.Error()
 	problem := &model.Problem{
 		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.lastRefusal,
 		Mend: "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
 	}
 	if out.loading {
-		// A reload that fails pauses all ports for seconds: the next one, of whatever text, had better wait.
-		l.notBefore = now.Add(max(l.loadFailures.next(now, time.Hour), 100*time.Millisecond) * 100)
+		l.pause(now)
 	}
-	if out.renderer != l.accepted.renderer {
+	if l.accepted.renderer != nil && out.renderer != l.accepted.renderer {
 		problem.Mend += "; mend the template or the certificate and send SIGHUP"
 		l.badRenderer = problem
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
 		}
-		l.dirty(now)
+		l.again(now, out)
 		return
 	}
 	l.refused = problem
@@ -398,22 +442,35 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	case !l.dirtySince.IsZero(): // something newer has come, and is tried at its own time
 	case !out.final:
 		l.retry.at = now.Add(max(l.retry.next(now, time.Hour), time.Second))
-		l.dirty(now)
+		l.again(now, out)
 	}
+}
+
+// pause follows a reload that failed: it pauses all ports for seconds, so the next one, of whatever text, had better wait.
+func (l *loop) pause(now time.Time) {
+	l.notBefore = now.Add(max(l.loadFailures.next(now, time.Hour), 100*time.Millisecond) * 100)
+}
+
+// again arranges another attempt, for the same causes and those that came since.
+func (l *loop) again(now time.Time, out outcome) {
+	l.dirty(now)
+	l.causes = out.causes.join(l.causes)
 }
 
 // reasons says why, for people.
 func (l *loop) reasons(out outcome) []string {
 	switch {
 	case out.method == model.Start && out.inForce != nil:
-		return []string{"haproxy died"}
+		return []string{causeDied}
+	case out.method == model.Start && out.fixed != nil:
+		return []string{"first start, frozen"}
 	case out.method == model.Start:
 		return []string{"first start"}
 	}
 	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
 		return reasons
 	}
-	return []string{"somebody else made HAProxy reload"}
+	return []string{causeForeign}
 }
 
 // tell writes the one line of an apply.

@@ -53,6 +53,8 @@ type world struct {
 	soft, hard         context.CancelFunc
 	done               chan error
 	revisions          uint64
+	by                 map[string]string // who asked for a node
+	asked              []model.Asked     // what the next States say was taken away on purpose
 	renderer           *textRenderer
 	bindsErr, checkErr error
 }
@@ -62,6 +64,7 @@ type textRenderer struct {
 	w      *world
 	title  string
 	broken error
+	files  map[string]conf.File
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -73,7 +76,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	for _, s := range st.Servers {
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
-	return conf.Bundle{Main: []byte(b.String())}, nil
+	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
 }
 
 func newWorld(t *testing.T) *world {
@@ -128,13 +131,13 @@ func (w *world) put(nodes ...string) {
 			host, _, _ := strings.Cut(addr, ":")
 			srv.Host, srv.Port = host, 80
 		}
-		offers = append(offers, model.Offer{Owner: model.Owner{Source: "nodes", Name: name}, Rows: model.Rows{Servers: []model.Server{srv}}})
+		offers = append(offers, model.Offer{Owner: model.Owner{Source: "nodes", Name: name}, By: w.by[name], Rows: model.Rows{Servers: []model.Server{srv}}})
 	}
 	st, problems := model.Merge(offers)
 	if len(problems) > 0 {
 		w.t.Fatal(problems)
 	}
-	st.Revision = w.revisions
+	st.Revision, st.Asked = w.revisions, w.asked
 	w.s.Put(st)
 }
 

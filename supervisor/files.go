@@ -47,9 +47,12 @@ const Bundled = "bundle"
 var noState = []byte("1\n")
 
 // Remove deletes what must not outlive a clean stop, keys above all. The configuration, the last good one and the log stay for
-// reading.
-func (f Files) Remove() error {
-	errs := []error{os.RemoveAll(filepath.Join(f.Dir, Bundled))}
+// reading; frozen, the files beside the configuration stay as well, because the next start is made from them.
+func (f Files) Remove(frozen bool) error {
+	var errs []error
+	if !frozen {
+		errs = append(errs, os.RemoveAll(filepath.Join(f.Dir, Bundled)))
+	}
 	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.Listeners()} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
@@ -231,23 +234,16 @@ func (f Files) writeApplied(a appliedFile) error {
 	return write(f.Applied(), append(data, '\n'), 0o640)
 }
 
-// sweep deletes files of earlier bundles.
+// sweep deletes files of earlier bundles, but for those of the last good text, to which a rollback goes.
 func (f Files) sweep(b conf.Bundle) error {
-	err := filepath.WalkDir(filepath.Join(f.Dir, Bundled), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(f.Dir, path)
-		if err != nil {
-			return err
-		}
-		if _, ok := b.Files[filepath.ToSlash(name)]; !ok {
-			return os.Remove(path)
-		}
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	last, err := os.ReadFile(f.Last())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	return f.eachBundled(func(name, path string, _ fs.DirEntry) error {
+		if _, ok := b.Files[name]; ok || mentions(last, path) {
+			return nil
+		}
+		return os.Remove(path)
+	})
 }

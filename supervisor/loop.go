@@ -32,9 +32,18 @@ type loop struct {
 	phase    model.Phase
 	haproxy  model.HAProxyStatus
 
+	// The brake.
+	frozen   *model.Freeze // nothing is applied; never changed
+	unnoted  string        // why a restart of fnlb would forget it; "" it would not
+	pinned   *accepted     // what an earlier fnlb froze, to be started first
+	previous *accepted     // what a rollback goes to; nil: what lies on disk
+	orders   []order       // not begun yet
+	ordering bool          // a task of one runs
+
 	// What is to be done, and when; zero means not at all.
 	dirtySince, dirtyLast time.Time
 	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind
+	causes                causes
 	notBefore             time.Time
 	retry                 backoff
 	loadFailures          backoff // of reloads that HAProxy refused
@@ -48,6 +57,7 @@ type loop struct {
 	observed              observation
 	silences              int // observations in a row without an answer
 
+	mending  bool
 	stopAt   time.Time
 	stopping bool // the stop task runs
 	stopped  bool
@@ -80,7 +90,9 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	defer l.tasks.Wait()
 	defer cancel()
 	defer l.removeFiles()
+	defer l.refuseOrders()
 	l.inherit()
+	l.resume()
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -99,6 +111,8 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		select {
 		case <-s.wake:
 			l.take(s.collect())
+		case o := <-s.orders:
+			l.orders = append(l.orders, o)
 		case report := <-l.reports:
 			report()
 		case err := <-s.o.Process.Exited():
@@ -122,7 +136,7 @@ func (l *loop) removeFiles() {
 	if l.inherited != nil {
 		return
 	}
-	if err := l.s.o.Files.Remove(); err != nil {
+	if err := l.s.o.Files.Remove(l.frozen != nil); err != nil {
 		l.s.o.Log.Warn("not all was cleaned up", "error", err)
 	}
 }
@@ -146,18 +160,24 @@ func (l *loop) take(in inbox) {
 	}
 	if in.renderer != nil {
 		l.renderer = in.renderer
-		l.dirty(now)
+		l.dirty(now, in.why)
 	}
 	if in.state != nil {
+		if !l.have {
+			l.causes.add(causeStart)
+		}
 		l.have = true
+		changes := l.differences(l.wanted, *in.state)
 		l.setWanted(*in.state)
 		l.dirty(now)
+		l.causes = l.causes.join(changes)
 		l.urgent, l.changed = true, true // the Collector has waited for quiet
 	}
 }
 
-// dirty notes that the text may have to change.
-func (l *loop) dirty(now time.Time) {
+// dirty notes that the text may have to change, and why.
+func (l *loop) dirty(now time.Time, why ...string) {
+	l.causes.add(why...)
 	if l.dirtySince.IsZero() {
 		l.dirtySince = now
 	}
@@ -166,14 +186,15 @@ func (l *loop) dirty(now time.Time) {
 
 // applyAt is when the next apply is due; zero when there is nothing to apply.
 func (l *loop) applyAt() time.Time {
-	if l.dirtySince.IsZero() || l.applying || !l.have || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
+	startsFrozen := l.frozen != nil && l.accepted == nil // without waiting for what the sources list
+	if l.dirtySince.IsZero() || l.busy() || !l.have && !startsFrozen || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
 		return time.Time{}
 	}
 	if !l.running && l.accepted != nil {
 		return l.restart.at // HAProxy died: first the text in force is started again
 	}
-	if l.running && l.haproxy.OldWorkers >= maxOldWorkers {
-		return time.Time{} // the next observation looks again
+	if l.running && (l.haproxy.OldWorkers >= maxOldWorkers || len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
+		return time.Time{} // the next observation looks again; a thaw
 	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
 	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
@@ -188,6 +209,7 @@ func (l *loop) applyAt() time.Time {
 // schedule starts what is due.
 func (l *loop) schedule(now time.Time, hard context.Context) {
 	l.hold()
+	l.obey()
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
 		case !l.applying:
@@ -259,7 +281,7 @@ func (l *loop) lost(err error) {
 	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
 	l.counters.Restarts++
-	l.dirty(now)
+	l.dirty(now, causeDied)
 	l.restart.at = now.Add(wait)
 	l.s.o.Log.Error("haproxy died", "how", err, "restart_in", wait)
 }
@@ -273,7 +295,7 @@ func (l *loop) setPhase(p model.Phase) {
 
 // hold tells when reloads begin to wait for workers of earlier configurations, and when they go on.
 func (l *loop) hold() {
-	holding := l.running && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
+	holding := l.running && l.frozen == nil && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
 	if holding == l.holding {
 		return
 	}

@@ -91,6 +91,9 @@ type Supervisor struct {
 	inbox inbox
 	wake  chan struct{}
 
+	orders chan order
+	ended  chan struct{} // closed when Run takes no more of them
+
 	status atomic.Pointer[Status]
 }
 
@@ -98,6 +101,7 @@ type Supervisor struct {
 type inbox struct {
 	state      *model.State
 	renderer   Renderer
+	why        string // there is another renderer
 	unreadable *model.Problem
 }
 
@@ -106,7 +110,7 @@ func New(o Options) *Supervisor {
 	if o.Allowed == nil {
 		o.Allowed = func(netip.AddrPort) error { return nil }
 	}
-	s := &Supervisor{o: o, wake: make(chan struct{}, 1)}
+	s := &Supervisor{o: o, wake: make(chan struct{}, 1), orders: make(chan order), ended: make(chan struct{})}
 	s.status.Store(&Status{Phase: model.Starting})
 	return s
 }
@@ -116,10 +120,10 @@ func (s *Supervisor) Put(st model.State) {
 	s.deliver(func(in *inbox) { in.state = &st })
 }
 
-// SetRenderer replaces the renderer, after a template or a certificate was read again. When its text is refused, the renderer
-// in force stays. It does not block.
-func (s *Supervisor) SetRenderer(r Renderer) {
-	s.deliver(func(in *inbox) { in.renderer, in.unreadable = r, nil })
+// SetRenderer replaces the renderer, after a template or a certificate was read again; why says what made it so ("SIGHUP",
+// "template /haproxy.tmpl"). When its text is refused, the renderer in force stays. It does not block.
+func (s *Supervisor) SetRenderer(r Renderer, why string) {
+	s.deliver(func(in *inbox) { in.renderer, in.why, in.unreadable = r, why, nil })
 }
 
 // Unreadable tells that a template or a certificate was to be read again and could not be: the renderer in force stays, and

@@ -41,6 +41,7 @@ var (
 	build   = prometheus.NewDesc("fnlb_build_info", "Always 1; the labels tell the versions.", []string{"version", "goversion", "haproxy"}, nil)
 	ready   = prometheus.NewDesc("fnlb_ready", "1 while HAProxy runs an accepted configuration and the balancer is not stopping.", nil, nil)
 	reduced = prometheus.NewDesc("fnlb_degraded", "How many things keep the balancer from being wholly well; /1/lb/readyz names them.", nil, nil)
+	frozen  = prometheus.NewDesc("fnlb_frozen", "1 while nothing is applied because somebody froze the balancer.", nil, nil)
 	trouble = prometheus.NewDesc("fnlb_problems", "Problems that /1/lb/status lists, by kind.", []string{"kind"}, nil)
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
@@ -52,7 +53,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, trouble, starts, panics, dropped} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, panics, dropped} {
 		ch <- d
 	}
 }
@@ -95,6 +96,7 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	gauge(build, 1, v.o.Version, runtime.Version(), s.HAProxy.Version)
 	gauge(ready, truth(s.Phase == model.Serving))
 	gauge(reduced, float64(len(s.Degraded)))
+	gauge(frozen, truth(s.Frozen != nil))
 	counter(starts, s.HAProxy.Restarts)
 	counter(panics, v.o.Panics())
 	counter(dropped, v.o.LogDropped())
