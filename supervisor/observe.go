@@ -197,7 +197,7 @@ func (l *loop) saw(o observation) {
 	if o.moved != 0 {
 		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
-		l.foreign = true // what it has loaded may be anything: ours is loaded again
+		l.foreign, l.foreignWhy = true, "somebody else made HAProxy reload" // what it has loaded may be anything: ours is loaded again
 		l.dirty(time.Now())
 		return
 	}
