@@ -41,6 +41,7 @@ type Method string
 // The methods of an apply.
 const (
 	Start  Method = "start"
+	Adopt  Method = "adopt" // fnlb was started again and goes on with the HAProxy that runs
 	Reload Method = "reload"
 	Noop   Method = "noop" // the new State gives the text in force
 

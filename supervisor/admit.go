@@ -99,8 +99,8 @@ func (l *loop) visible() model.State {
 func (l *loop) follow(key model.ServerKey, m *member) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	m.cancel = cancel
-	if ip := m.server.Addr(); ip.IsValid() && l.knows(ip) {
-		m.admitted, m.addr, m.health = true, ip, model.Up
+	if at := l.served.at(m.server); at.IsValid() {
+		m.admitted, m.addr, m.health = true, at, model.Up
 	}
 	if m.admitted && m.server.Host == "" && m.addr == m.server.Addr() {
 		return
@@ -109,8 +109,8 @@ func (l *loop) follow(key model.ServerKey, m *member) {
 	if m.admitted {
 		f.passed = m.addr
 	}
-	if l.inherited != nil {
-		f.known = l.inherited.addrs // never changed
+	if l.served != nil {
+		f.known = l.served.addrs // never changed
 	}
 	l.tasks.Go(func() {
 		defer cancel()
@@ -297,11 +297,6 @@ func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	return slices.Compact(addrs), nil
-}
-
-// knows reports whether a HAProxy that we take over from serves this address.
-func (l *loop) knows(at netip.AddrPort) bool {
-	return l.inherited != nil && l.inherited.addrs[at]
 }
 
 // printable cuts what came from outside to what a line of log bears: 200 bytes of printable text.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,7 +27,9 @@ type accepted struct {
 	revision string
 	text     conf.Text
 	state    model.State // what it shows
-	renderer Renderer
+	renderer Renderer    // nil: it was adopted, and no State has been applied since
+
+	uncertain bool // it was adopted, and is what the files say; HAProxy may have loaded something else
 }
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
@@ -38,11 +41,11 @@ type job struct {
 	method    model.Method
 	worker    int
 	foreign   bool      // HAProxy has loaded something else
+	why       string    // and why that is so
 	fixed     *accepted // what to apply, where that is not the State
 	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
 	lastState []byte    // `show servers state` as it was last seen, for a start
 	causes    causes    // who or what made it necessary
-	inherited *inherited
 }
 
 // outcome is what became of a job.
@@ -67,14 +70,11 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
 		j.method = model.Start
-		if l.inherited != nil && l.accepted == nil {
-			j.inherited, j.lastState = l.inherited, l.inherited.state
-		}
 	}
 	work := (*Supervisor).apply
 	switch {
@@ -86,8 +86,11 @@ func (l *loop) startApply(now time.Time) {
 		j.wanted, j.state, j.renderer = l.applied, l.accepted.state, l.accepted.renderer
 		j.causes = l.causes.take(causeDied)
 		work = (*Supervisor).startAgain
-	case l.frozen != nil: // somebody else made HAProxy reload
+	case l.frozen != nil: // somebody else made HAProxy reload, or one was adopted that has loaded another text
 		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
+		if l.pinned != nil {
+			j.fixed = l.pinned
+		}
 		j.causes = l.causes.take(causeForeign)
 	default:
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
@@ -101,7 +104,7 @@ func (l *loop) startApply(now time.Time) {
 
 // start runs an apply in a task.
 func (l *loop) start(j job, work func(*Supervisor, context.Context, *outcome), report func(outcome)) {
-	running := process.Identity{Master: l.haproxy.Master, Started: l.haproxy.Started}
+	running := l.identity
 	l.applying = true
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.cancelApply = cancel
@@ -170,19 +173,22 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		out.err = err
 		if out.inForce != nil {
 			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
-		} else if out.inherited != nil {
-			out.err = errors.Join(err, out.inherited.restore())
 		}
 		return
 	}
+	s.o.Files.at("loaded")
 	out.next = next
 	out.noted = s.note(out)
+	s.o.Files.at("noted")
 }
 
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(out *outcome) error {
-	a := appliedFile{Revision: out.next.revision, Master: out.identity.Master, Worker: out.worker, Started: out.identity.Started, At: out.began}
-	return errors.Join(s.o.Files.writeApplied(a), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
+	n := Noted{
+		Revision: out.next.revision, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
+		Master: out.identity.Master, Ticks: out.identity.Ticks, Worker: out.worker, Started: out.identity.Started, At: out.began,
+	}
+	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
 }
 
 // prepare does everything that can fail before anything live is touched.
@@ -192,6 +198,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(err, false)
 		return err
 	}
+	f.at("staged")
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
 		final := refusedByHAProxy(err)
@@ -205,6 +212,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(errors.Join(err, f.refuse()), false)
 		return err
 	}
+	f.at("tried")
 	var before []byte
 	if out.inForce != nil {
 		before = out.inForce.bundle.Main
@@ -216,6 +224,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(err, false)
 		return err
 	}
+	f.at("committed")
 	return nil
 }
 
@@ -223,17 +232,13 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 func (s *Supervisor) checkBinds(ctx context.Context, out *outcome, next *accepted) ([]conf.Bind, error) {
 	var inForce []conf.Bind
 	var pids []int
-	switch {
-	case out.inForce != nil:
-		inForce = out.inForce.text.Binds()
-	case out.inherited != nil:
-		inForce, pids = out.inherited.text.Binds(), out.inherited.pids
-		if procs, err := s.o.Runtime.Processes(ctx); err == nil { // a worker may have come since
-			pids = append(slices.Clone(pids), pidsOf(procs)...)
-		}
-	}
 	wanted := next.text.Binds()
-	if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
+	if out.inForce != nil {
+		inForce = out.inForce.text.Binds()
+	}
+	if out.inForce != nil && out.inForce.uncertain {
+		inForce = wanted // which of them HAProxy has is not known: those that a stranger has are found
+	} else if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
 		return nil, nil
 	}
 	if out.inForce != nil {
@@ -267,12 +272,14 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 		raw = out.lastState
 	}
 	s.keepState(raw, next.text)
+	s.o.Files.at("health")
 	out.worker, err = s.o.Runtime.Reload(ctx, next.revision)
 	return err
 }
 
 func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) error {
 	s.keepState(out.lastState, next.text)
+	s.o.Files.at("health")
 	limit, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	id, err := s.o.Process.Start(limit, next.revision)
@@ -358,6 +365,7 @@ func (l *loop) done(out outcome) {
 	}
 	before := l.accepted
 	l.accepted = out.next
+	l.namesBy = time.Time{}
 	if a.Method == model.Noop {
 		l.applied = out.wanted
 		return
@@ -370,7 +378,9 @@ func (l *loop) done(out outcome) {
 
 // inForce notes what a start or a reload changed.
 func (l *loop) inForce(now time.Time, out outcome, first bool) {
-	l.foreign = false
+	l.foreign, l.foreignWhy = false, ""
+	l.identity = out.identity
+	l.identity.Worker = out.worker
 	if out.method == model.Reload {
 		l.loadFailures.reset()
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
@@ -388,7 +398,6 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		if !first || out.fixed != nil {
 			l.dirty(now) // what changed meanwhile
 		}
-		l.retire()
 	}
 	if first || out.method == model.Reload {
 		l.applied = out.wanted
@@ -467,10 +476,11 @@ func (l *loop) reasons(out outcome) []string {
 	case out.method == model.Start:
 		return []string{"first start"}
 	}
-	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
-		return reasons
+	reasons := out.plan.Reasons()
+	if out.foreign && out.why != "" {
+		reasons = append(reasons, out.why)
 	}
-	return []string{causeForeign}
+	return reasons
 }
 
 // tell writes the one line of an apply.

@@ -75,7 +75,7 @@ func (l *loop) differences(was, now model.State) (out causes) {
 	}
 	walk(was.Servers, now.Servers, func(before, after *model.Server) {
 		switch {
-		case before == nil && l.knows(after.Addr()):
+		case before == nil && l.served.at(*after).IsValid():
 			out.add(after.Owner.String() + " added")
 		case after == nil:
 			if m := l.members[before.Key()]; m != nil && m.admitted {

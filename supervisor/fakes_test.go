@@ -34,6 +34,9 @@ type world struct {
 	exited      chan error
 	worker      int
 	loaded      string // text of haproxy.cfg at the last start or reload
+	revision    string // of own.cfg then
+	stopping    bool   // the worker only finishes its requests
+	superseded  int
 	starts      []time.Time
 	reloads     []time.Time
 	stops       int
@@ -93,7 +96,7 @@ func newWorld(t *testing.T) *world {
 			defer w.mu.Unlock()
 			return nil, w.bindsErr
 		},
-		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil }, Alive: func(int) bool { return false }, Finish: func(context.Context, int) error { return nil },
+		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w),
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
 		Log: slog.New(slog.NewTextHandler((*lockedLog)(w), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
@@ -255,6 +258,17 @@ func (w *world) load() {
 		w.t.Error(err)
 	}
 	w.loaded = string(data)
+	own, err := os.ReadFile(filepath.Join(w.dir, "own.cfg"))
+	if err != nil {
+		w.t.Error(err)
+	}
+	_, w.revision, _ = strings.Cut(strings.TrimSpace(string(own)), "FNLB_REVISION ")
+}
+
+func (p *fakeProcess) Supersede() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.superseded++
 }
 
 func (p *fakeProcess) TrimLog() error { return nil }
@@ -314,6 +328,18 @@ func (r *fakeRuntime) Processes(context.Context) (runtime.Processes, error) {
 	return p, nil
 }
 
+// Serving tells the revision that own.cfg had at the last load.
+func (r *fakeRuntime) Serving(ctx context.Context) (runtime.Processes, int, string, error) {
+	p, err := r.Processes(ctx)
+	if err != nil {
+		<-ctx.Done()
+		return p, 0, "", ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return p, r.worker, r.revision, nil
+}
+
 func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -340,7 +366,9 @@ func (r *fakeRuntime) Stats(context.Context, int) ([]runtime.Stat, error) {
 }
 
 func (r *fakeRuntime) Info(context.Context, int) (runtime.Info, error) {
-	return runtime.Info{MaxConn: 1234}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return runtime.Info{MaxConn: 1234, Version: "3.0", Stopping: r.stopping}, nil
 }
 
 type fakeChecker world

@@ -135,7 +135,7 @@ func (l *loop) freeze(o order) {
 
 // pin freezes and answers the order.
 func (l *loop) pin(fr model.Freeze, o order, msg string) {
-	l.frozen, l.changed = &fr, true
+	l.frozen, l.pinned, l.changed = &fr, nil, true
 	l.s.o.Log.Warn("frozen: nothing is applied until fnlb thaw", "reason", fr.Reason, "by", fr.By, "text", fr.Revision)
 	l.keep(model.Apply{Revision: l.applied, At: time.Now(), Method: model.Froze, Reasons: []string{fr.Reason}, Causes: []string{"freeze by " + fr.By}})
 	l.noteFreeze(&fr, func(err error) {
@@ -162,7 +162,7 @@ func (l *loop) thaw(o order) {
 			return
 		}
 		since := l.frozen.Since
-		l.frozen, l.unnoted = nil, ""
+		l.frozen, l.pinned, l.unnoted = nil, nil, ""
 		cause := "thaw by " + o.by
 		now := time.Now()
 		l.s.o.Log.Info("thawed", "by", o.by, "frozen_for", now.Sub(since).Round(time.Second))
@@ -242,6 +242,7 @@ func (l *loop) resume() {
 	case err != nil:
 		l.failure = err
 		l.frozen = &model.Freeze{} // what lies there stays
+		l.left = l.s.o.Found != nil
 	case fr != nil:
 		l.frozen, l.pinned = fr, text
 		l.s.o.Log.Warn("still frozen: haproxy is started on the text as it was", "reason", fr.Reason, "since", fr.Since, "by", fr.By, "text", fr.Revision)

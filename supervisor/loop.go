@@ -31,6 +31,7 @@ type loop struct {
 	death    error  // it died while an apply ran, whose report is awaited
 	phase    model.Phase
 	haproxy  model.HAProxyStatus
+	identity process.Identity // of what runs
 
 	// The brake.
 	frozen   *model.Freeze // nothing is applied; never changed
@@ -49,7 +50,8 @@ type loop struct {
 	loadFailures          backoff // of reloads that HAProxy refused
 	restart               backoff
 	holding               bool // reloads wait for old workers
-	foreign               bool // somebody else made HAProxy reload: ours has to be loaded again, changed or not
+	foreign               bool // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
+	foreignWhy            string
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	observing             bool
@@ -68,8 +70,9 @@ type loop struct {
 	badRenderer *model.Problem // the newest template or certificate is not in force
 	untried     []string
 	unanswered  string
-	inherited   *inherited
-	retired     []int // masters that were taken over from, and may still finish requests
+	served      *served   // by a HAProxy that was adopted, until the first State has come
+	namesBy     time.Time // after an adoption, the first State waits until then for its names; zero: no more
+	left        bool      // a HAProxy that could not be adopted runs, and keeps its files
 
 	changes   []model.Apply
 	counters  Counters
@@ -85,14 +88,16 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
-		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version}, retired: s.o.Finishing,
+		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
 	defer cancel()
 	defer l.removeFiles()
 	defer l.refuseOrders()
-	l.inherit()
 	l.resume()
+	if s.o.Found != nil && l.failure == nil {
+		l.startAdopt(*s.o.Found)
+	}
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -131,9 +136,9 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	return l.failure
 }
 
-// removeFiles deletes what must not outlive HAProxy. A HAProxy that was to be taken over from and still runs keeps its files.
+// removeFiles deletes what must not outlive HAProxy. A HAProxy that was not adopted and still runs keeps its files.
 func (l *loop) removeFiles() {
-	if l.inherited != nil {
+	if l.left {
 		return
 	}
 	if err := l.s.o.Files.Remove(l.frozen != nil); err != nil {
@@ -169,6 +174,9 @@ func (l *loop) take(in inbox) {
 		l.have = true
 		changes := l.differences(l.wanted, *in.state)
 		l.setWanted(*in.state)
+		if l.running {
+			l.served = nil // it was for what an adopted HAProxy served when it was found
+		}
 		l.dirty(now)
 		l.causes = l.causes.join(changes)
 		l.urgent, l.changed = true, true // the Collector has waited for quiet
@@ -202,6 +210,9 @@ func (l *loop) applyAt() time.Time {
 	}
 	if l.urgent {
 		at = l.dirtyLast
+	}
+	if !l.namesBy.IsZero() && l.awaitsNames() {
+		at = latest(at, l.namesBy)
 	}
 	return latest(at, l.notBefore, l.retry.at)
 }
@@ -277,6 +288,9 @@ func (l *loop) died(err error) {
 // lost arranges that HAProxy is started again.
 func (l *loop) lost(err error) {
 	now := time.Now()
+	if len(l.accepted.bundle.Main) == 0 { // it was adopted, and nothing is known of its text
+		l.accepted = nil
+	}
 	wait := l.restart.next(now, time.Minute)
 	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
@@ -331,11 +345,6 @@ func (l *loop) stopNow() {
 func (l *loop) stop(hard context.Context) {
 	l.stopping = true
 	o, ran := l.s.o, l.running
-	predecessors := l.retired
-	if l.inherited != nil {
-		predecessors = append(predecessors, l.inherited.master)
-		l.retire()
-	}
 	l.task(func(ctx context.Context) func() {
 		limit, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -347,9 +356,6 @@ func (l *loop) stop(hard context.Context) {
 		}
 		begin := time.Now()
 		err := o.Process.Stop(limit)
-		for _, master := range predecessors {
-			err = errors.Join(err, o.Finish(limit, master))
-		}
 		cut := limit.Err() != nil
 		return func() {
 			l.stopped, l.running, l.changed = true, false, true
@@ -357,7 +363,7 @@ func (l *loop) stop(hard context.Context) {
 			switch {
 			case err != nil:
 				log.Error("haproxy stopped by force", "error", err)
-			case !ran && len(predecessors) == 0: // nothing ran
+			case !ran && o.Found == nil: // nothing ran
 			case cut:
 				log.Warn("haproxy stopped at the limit, running requests were cut")
 			case o.HardStop > 0 && time.Since(begin) >= o.HardStop:

@@ -214,7 +214,7 @@ func (l *loop) saw(o observation) {
 	if o.moved != 0 {
 		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
-		l.foreign = true // what it has loaded may be anything: ours is loaded again
+		l.foreign, l.foreignWhy = true, causeForeign // what it has loaded may be anything: ours is loaded again
 		l.dirty(time.Now(), causeForeign)
 		return
 	}

@@ -126,7 +126,7 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 		degraded = append(degraded, "haproxy: it died and is being started again")
 	}
 	if l.foreign {
-		degraded = append(degraded, "haproxy: somebody else made it reload, and ours is not in force again yet")
+		degraded = append(degraded, "haproxy: "+l.foreignWhy+"; ours is not in force again yet")
 	}
 	if l.holding {
 		degraded = append(degraded, fmt.Sprintf("haproxy: changes wait while %d workers of earlier configurations have connections", l.haproxy.OldWorkers))

@@ -28,8 +28,15 @@ const name = "nodes"
 type Options struct {
 	Service string       // whose servers the nodes become
 	Initial []model.Node // the flag's
+	Earlier *Earlier     // what an earlier process had, when we go on with its HAProxy; else nil
 	Policy  model.Policy // which addresses may be nodes
 	Now     func() time.Time
+}
+
+// Earlier is what an earlier process had.
+type Earlier struct {
+	Initial  []model.Node   // its flag's
+	Snapshot model.Snapshot // the last one that it put
 }
 
 // Source keeps the nodes. Its methods may be called by any goroutine.
@@ -65,12 +72,46 @@ var _ discovery.Source = (*Source)(nil)
 func New(o Options) *Source {
 	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}, gone: map[string]removal{}}
 	now := o.Now()
-	for _, n := range o.Initial {
+	for _, n := range s.initial() {
 		if err := s.add(n, now, ""); err != nil {
 			s.problems = append(s.problems, *err)
 		}
 	}
 	return s
+}
+
+// initial lists the nodes to begin with. What was added or deleted since the earlier process began stays so; what its flag named and
+// ours does not is left out.
+func (s *Source) initial() []model.Node {
+	e := s.o.Earlier
+	if e == nil {
+		return s.o.Initial
+	}
+	flagged, now, kept := map[model.Node]bool{}, map[model.Node]bool{}, map[model.Node]bool{}
+	for _, n := range e.Initial {
+		flagged[n] = true
+	}
+	for _, n := range s.o.Initial {
+		now[n] = true
+	}
+	var list []model.Node
+	for i := range e.Snapshot.Offers {
+		n, err := parse(e.Snapshot.Offers[i].Owner.Name)
+		if err != nil {
+			s.problems = append(s.problems, *err)
+			continue
+		}
+		kept[n] = true
+		if !flagged[n] || now[n] {
+			list = append(list, n)
+		}
+	}
+	for _, n := range s.o.Initial {
+		if !kept[n] && !flagged[n] { // kept ones are there, and one that was flagged before was deleted by somebody
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // Name is "nodes".
