@@ -56,6 +56,7 @@ type loop struct {
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
+	advice      advice
 	untried     []string
 	unanswered  string
 	inherited   *inherited
