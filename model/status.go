@@ -64,6 +64,7 @@ type Apply struct {
 	Millis   float64   `json:"ms"`
 	Worker   int       `json:"worker,omitempty"` // pid that confirmed it
 	Error    string    `json:"error,omitempty"`  // why it was refused; what was in force stays
+	Places   []Place   `json:"places,omitempty"` // lines that Error is about
 }
 
 // Phase is where the balancer stands in its life.

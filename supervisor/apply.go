@@ -143,7 +143,7 @@ func (s *Supervisor) render(j job, st model.State) (*accepted, error) {
 		return next, nil
 	}
 	if next.text, err = conf.Parse(bundle.Main); err != nil {
-		return nil, fmt.Errorf("read the rendered text: %w", err)
+		return nil, place(fmt.Errorf("read the rendered text: %w", err), bundle, "line ")
 	}
 	return next, nil
 }
@@ -169,7 +169,7 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		return
 	}
 	out.loading = true
-	if err := s.load(ctx, out, next); err != nil {
+	if err := place(s.load(ctx, out, next), next.bundle, s.o.Files.Config+":"); err != nil {
 		out.err = err
 		if out.inForce != nil {
 			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
@@ -202,6 +202,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
 		final := refusedByHAProxy(err)
+		err = place(err, next.bundle, f.candidate()+":")
 		if final {
 			err = errors.Join(err, f.refuse())
 		}
@@ -331,7 +332,7 @@ func (l *loop) done(out outcome) {
 		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
 	}
 	if out.err != nil {
-		a.Error = out.err.Error()
+		a.Error, a.Places = out.err.Error(), placesOf(out.err)
 	} else if out.method == model.Reload && !out.foreign && out.next.revision == out.inForce.revision {
 		a.Method = model.Noop
 	}
@@ -432,13 +433,14 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	l.lastRefusal = out.err.Error()
 	problem := &model.Problem{
 		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.lastRefusal,
-		Mend: "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
+		Mend:  "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
+		Place: firstPlace(out.err),
 	}
 	if out.loading {
 		l.pause(now)
 	}
 	if l.accepted.renderer != nil && out.renderer != l.accepted.renderer {
-		problem.Mend += "; mend the template or the certificate and send SIGHUP"
+		problem.Mend += "; mend the template or the certificate; it is read again by itself"
 		l.badRenderer = problem
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
@@ -486,8 +488,8 @@ func (l *loop) reasons(out outcome) []string {
 // tell writes the one line of an apply.
 func (l *loop) tell(a model.Apply, out outcome) {
 	log := l.s.o.Log.With("revision", a.Revision, "ms", a.Millis)
-	if out.warnings != "" {
-		log.Warn("haproxy warns about the text", "output", out.warnings)
+	if a.Error == "" {
+		l.advice.tell(out.next.bundle, out.warnings, l.s.o.Log)
 	}
 	switch {
 	case a.Error != "" && l.accepted == nil: // Run ends with it

@@ -137,7 +137,8 @@ func (f Files) Try(ctx context.Context, checker Checker, b conf.Bundle) (warning
 	if err := f.stage(b, b.Revision()); err != nil {
 		return "", err
 	}
-	return checker.Check(ctx, f.candidate(), f.ownCandidate())
+	warnings, err = checker.Check(ctx, f.candidate(), f.ownCandidate())
+	return warnings, place(err, b, f.candidate()+":")
 }
 
 // refuse keeps the candidate for reading.

@@ -68,6 +68,7 @@ type loop struct {
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
+	advice      advice
 	untried     []string
 	unanswered  string
 	served      *served   // by a HAProxy that was adopted, until the first State has come

@@ -131,6 +131,9 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	if l.holding {
 		degraded = append(degraded, fmt.Sprintf("haproxy: changes wait while %d workers of earlier configurations have connections", l.haproxy.OldWorkers))
 	}
+	if l.accepted != nil {
+		out = append(out, Notes(l.accepted.bundle)...)
+	}
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
 	}
