@@ -98,7 +98,7 @@ func (w *world) provoke(f *fault) step {
 	began := time.Now()
 	f.cause(w)
 	if f.kills {
-		s.served = w.served()
+		w.served()
 	}
 	over := time.Now()
 	w.settle()
@@ -109,6 +109,9 @@ func (w *world) provoke(f *fault) step {
 		w.t.Fatal(failure)
 	}
 	s.requests, s.failed = result.Requests, result.Failed
+	for _, failure := range result.Failures {
+		s.outage = max(s.outage, failure.At.Add(failure.Took).Sub(began))
+	}
 	if s.failed > 0 && !f.kills {
 		w.t.Errorf("%s: %s", f.name, result)
 	}

@@ -11,7 +11,7 @@ import (
 // step is what one fault cost.
 type step struct {
 	requests, failed int
-	served           time.Duration // from the kill until the next good answer, of faults that kill HAProxy
+	outage           time.Duration // from the fault's begin until the last request had failed
 	converged        time.Duration // from the end of the fault until nothing drifted
 	took             time.Duration // both
 }
@@ -43,18 +43,18 @@ func (r *report) table() string {
 			continue
 		}
 		requests, failed := 0, 0
-		var converged, served []time.Duration
+		var converged, outage []time.Duration
 		for _, s := range steps {
 			requests, failed = requests+s.requests, failed+s.failed
 			converged = append(converged, s.converged)
-			served = append(served, s.served)
+			outage = append(outage, s.outage)
 		}
 		row, again := "", []string{"", ""}
 		if f.row > 0 {
 			row = fmt.Sprint(f.row)
 		}
 		if f.kills {
-			again = []string{millis(served, .5), millis(served, .99)}
+			again = []string{millis(outage, .5), millis(outage, .99)}
 		}
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %s | %s | %s | %s |\n", row, f.name, len(steps), requests, failed,
 			millis(converged, .5), millis(converged, .99), again[0], again[1])
@@ -81,7 +81,7 @@ under the load of clients that never retry. A row's number is the one in [ARCHIT
   **%d of %d**.
 - **Converged** is the time from the end of the fault until what is wanted, what HAProxy's worker serves, its file and what
   `+"`fnlb`"+` tells were the same, with nothing degraded; looked at every 20 ms.
-- **Serving again** is the time from the kill until the next good answer.
+- **Serving again** is the time from the kill of HAProxy until the last request had failed.
 
 %s`, seed, long, strings.Join(slices.Sorted(maps.Keys(r.versions)), ", "), lost, r.requests, r.table())
 }
