@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,9 @@ import (
 
 // barrier is how long the first State waits for a source that says nothing.
 const barrier = 5 * time.Second
+
+// leastHeap is what our own heap may always have, in bytes; a soft limit below its live size would only cost time.
+const leastHeap = 16 << 20
 
 // balancer is the running program.
 type balancer struct {
@@ -104,7 +108,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	limit, err := raiseFileLimit(b.log)
+	limit, err := setLimits(c, b.log)
 	if err != nil {
 		return err
 	}
@@ -167,17 +171,24 @@ func findHAProxy(name string) (string, error) {
 	return path, nil
 }
 
-// raiseFileLimit sets the limit on open files for us and for HAProxy, which derives its maxconn from it.
-func raiseFileLimit(log *slog.Logger) (uint64, error) {
-	limit, err := process.FileLimit()
+// setLimits sets the limit on open files for us and for HAProxy, which derives its maxconn from it, and how much memory our own heap
+// takes before it is cleaned more eagerly: in a small control group garbage would otherwise be what the kernel kills us for.
+func setLimits(c *call, log *slog.Logger) (files uint64, err error) {
+	if files, err = process.FileLimit(); err != nil {
+		return 0, err
+	}
+	if err := process.SetFileLimit(files); err != nil {
+		return 0, err
+	}
+	memory, err := process.MemoryLimit()
 	if err != nil {
 		return 0, err
 	}
-	if err := process.SetFileLimit(limit); err != nil {
-		return 0, err
+	if _, ok := c.Env("GOMEMLIMIT"); !ok { // who has set it knows better
+		debug.SetMemoryLimit(int64(max(memory/4, leastHeap)))
 	}
-	log.Debug("open files", "limit", limit)
-	return limit, nil
+	log.Debug("limits", "open_files", files, "memory_mib", memory>>20)
+	return files, nil
 }
 
 // claim makes the run directory ours.

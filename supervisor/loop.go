@@ -350,9 +350,9 @@ func (l *loop) stop(hard context.Context) {
 		limit, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(hard, cancel)()
-		if o.ShutdownTimeout > 0 {
+		if most := o.drainLimit(); most > 0 {
 			var done context.CancelFunc
-			limit, done = context.WithTimeout(limit, o.ShutdownTimeout)
+			limit, done = context.WithTimeout(limit, most)
 			defer done()
 		}
 		begin := time.Now()
@@ -375,6 +375,19 @@ func (l *loop) stop(hard context.Context) {
 		}
 	})
 }
+
+// drainLimit bounds a drain: HAProxy itself ends at hard-stop-after, and one that hangs then is not waited for; 0 is no limit.
+func (o *Options) drainLimit() time.Duration {
+	switch late := o.HardStop + hardStopGrace; {
+	case o.HardStop == 0, o.ShutdownTimeout > 0 && o.ShutdownTimeout < late:
+		return o.ShutdownTimeout
+	default:
+		return late
+	}
+}
+
+// hardStopGrace is how long after hard-stop-after HAProxy may take to end.
+const hardStopGrace = 5 * time.Second
 
 // applyGrace is how long a stop waits for an apply that runs: a reload that is cut short could cost requests.
 const applyGrace = 5 * time.Second

@@ -40,11 +40,17 @@ func (e *ExitError) Error() string {
 	case e.Code > 128 && e.Code < 192:
 		how = fmt.Sprintf("its worker was ended by %s, exit code %d", signalName(syscall.Signal(e.Code-128)), e.Code)
 	}
+	if e.Signal == syscall.SIGKILL || e.Code == 128+int(syscall.SIGKILL) {
+		how += " (out of memory? the kernel's log tells)"
+	}
 	if len(e.Killed) > 0 {
 		how += fmt.Sprintf(", processes %v ignored SIGTERM and were killed", e.Killed)
 	}
 	if e.Output == "" {
 		return how
+	}
+	if strings.Contains(e.Output, "Cannot raise FD limit") {
+		return how + ": " + e.Output + "; raise the limit on open files (ulimit -n, docker run --ulimit nofile=, LimitNOFILE=)"
 	}
 	return how + ": " + e.Output
 }

@@ -12,26 +12,45 @@ import (
 
 const (
 	mostFiles = 1 << 20
-	leastFile = 256
+	// With less HAProxy does not start, whatever its text: "Cannot raise FD limit to 238" (2.6), 249 (3.0), 246 (3.2), and up to three more
+	// for each thread. The exact number is its own to tell.
+	leastFiles = 238
+	// What memory alone makes of it: a small memory limit with many cores must not keep HAProxy from starting.
+	fewFiles = 256
 	// A busy connection costs HAProxy a buffer of 16 KiB and about 1 KiB of state on each side, and each side is one descriptor.
 	// Measured per descriptor: idle clients 1.2 KiB, requests that wait for a server 2.5 KiB, requests stuck with full buffers 12.5 KiB
 	// (3.0, 3.2) to 26.5 KiB (2.6), so that the worst still fits. The kernel's own socket buffers are bounded apart (tcp_mem).
 	bytesPerFile = 18 << 10
+	// fnlb, HAProxy's master, two workers and a haproxy -c at a reload, with next to no connections. The most that a control group
+	// counted while that was done: 15.5 MB (2.6), 21.3 MB (3.0), 26.4 MB (3.2); with less than that the kernel kills one of them.
+	baseMemory  = 28 << 20
+	leastMemory = 32 << 20
 )
 
 // FileLimit says how many files HAProxy may open at most: the least of the hard limit, of what half of the memory bears when every
-// descriptor is a busy connection, and of 1,048,576. HAProxy derives its maxconn from it, and its tables grow with it, so a limit
-// of a thousand millions, as container engines set it, must not reach it.
+// descriptor is a busy connection (less than half when that leaves too little for the processes themselves), and of 1,048,576.
+// HAProxy derives its maxconn from it, and its tables grow with it, so a limit of a thousand millions, as container engines set it,
+// must not reach it. A limit with which HAProxy cannot run is an error that says which to raise.
 func FileLimit() (uint64, error) {
 	var lim syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
 		return 0, fmt.Errorf("limit on open files: %w", err)
 	}
-	memory, err := memoryLimit()
+	memory, err := MemoryLimit()
 	if err != nil {
-		return 0, fmt.Errorf("limit on open files: %w", err)
+		return 0, err
 	}
-	return min(lim.Max, max(memory/2/bytesPerFile, leastFile), mostFiles), nil
+	return fileLimit(lim.Max, memory)
+}
+
+func fileLimit(hard, memory uint64) (uint64, error) {
+	if hard < leastFiles {
+		return 0, fmt.Errorf("limit on open files: HAProxy does not start with %d, it needs at least %d and 3 for each core; raise it (ulimit -n, docker run --ulimit nofile=, LimitNOFILE=)", hard, leastFiles)
+	}
+	if memory < leastMemory {
+		return 0, fmt.Errorf("limit on memory: %d MiB are too few for HAProxy and its reloads, which need %d MiB; raise it (docker run --memory, MemoryMax=)", memory>>20, leastMemory>>20)
+	}
+	return min(hard, max(min(memory/2, memory-baseMemory)/bytesPerFile, fewFiles), mostFiles), nil
 }
 
 // SetFileLimit sets the limit of this process, soft and hard: without a maxconn HAProxy raises its soft limit to the hard one and
@@ -50,19 +69,19 @@ func SetFileLimit(n uint64) error {
 	return nil
 }
 
-// memoryLimit is the least of the host's memory and of our control groups' limits, in bytes.
-func memoryLimit() (uint64, error) {
+// MemoryLimit is the least of the host's memory and of our control groups' limits, in bytes.
+func MemoryLimit() (uint64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("limit on memory: %w", err)
 	}
 	total, err := memTotal(string(data))
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("limit on memory: %w", err)
 	}
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+		return 0, fmt.Errorf("limit on memory: %w", err)
 	}
 	for _, file := range memoryFiles(string(groups)) {
 		text, err := os.ReadFile(file)

@@ -59,3 +59,35 @@ func TestBeat(t *testing.T) {
 		}
 	})
 }
+
+// TestDrainLimit: a HAProxy that hangs is waited for until hard-stop-after and a grace, also when there is no --shutdown-timeout.
+func TestDrainLimit(t *testing.T) {
+	for _, test := range []struct{ shutdown, hard, want time.Duration }{
+		{0, 0, 0},
+		{time.Minute, 0, time.Minute},
+		{time.Minute, time.Hour, time.Minute},
+		{0, time.Minute, time.Minute + hardStopGrace},
+		{time.Hour, time.Minute, time.Minute + hardStopGrace},
+	} {
+		o := Options{ShutdownTimeout: test.shutdown, HardStop: test.hard}
+		if got := o.drainLimit(); got != test.want {
+			t.Errorf("%+v: %s", test, got)
+		}
+	}
+	inBubble(t, func(w *world) {
+		w.s.o.HardStop = 30 * time.Minute
+		w.stopTakes = 100 * time.Hour
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		begin := time.Now()
+		w.soft()
+		if err := <-w.done; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != 30*time.Minute+hardStopGrace {
+			t.Errorf("the stop took %s", took)
+		}
+		w.soft = nil
+	})
+}
