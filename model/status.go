@@ -85,6 +85,8 @@ type HAProxyStatus struct {
 	MaxConn    int       `json:"maxconn"`
 	Started    time.Time `json:"started"`
 	Restarts   uint64    `json:"restarts"`
+	Silent     bool      `json:"silent,omitempty"`    // it does not answer; problems say more
+	Continued  uint64    `json:"continued,omitempty"` // how often somebody had stopped a process of it, which was told to go on
 }
 
 // Freeze is a stop of all applies that somebody asked for.

@@ -31,18 +31,19 @@ type accepted struct {
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
 type job struct {
-	wanted    uint64 // revision of the State behind it
-	state     model.State
-	renderer  Renderer
-	inForce   *accepted // nil before the first
-	method    model.Method
-	worker    int
-	foreign   bool      // HAProxy has loaded something else
-	fixed     *accepted // what to apply, where that is not the State
-	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
-	lastState []byte    // `show servers state` as it was last seen, for a start
-	causes    causes    // who or what made it necessary
-	inherited *inherited
+	wanted      uint64 // revision of the State behind it
+	state       model.State
+	renderer    Renderer
+	inForce     *accepted // nil before the first
+	method      model.Method
+	worker      int
+	foreign     bool      // HAProxy has loaded something else
+	fixed       *accepted // what to apply, where that is not the State
+	back        bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
+	lastState   []byte    // `show servers state` as it was last seen, for a start
+	silentSince time.Time // HAProxy has not answered since; zero: it answers
+	causes      causes    // who or what made it necessary
+	inherited   *inherited
 }
 
 // outcome is what became of a job.
@@ -67,7 +68,7 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, silentSince: l.silentSince,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -161,6 +162,9 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 			out.refuse(err, true)
 			return
 		}
+	}
+	if out.err = s.awake(out); out.err != nil {
+		return
 	}
 	if err := s.prepare(ctx, out, next); err != nil {
 		return
@@ -263,6 +267,9 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 	defer cancel()
 	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
 	if err != nil {
+		if held := s.silence(ctx, out, err); held != nil {
+			return held
+		}
 		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
 		raw = out.lastState
 	}
@@ -319,6 +326,10 @@ func (out *outcome) refuse(err error, final bool) { out.err, out.final = err, fi
 func (l *loop) done(out outcome) {
 	now := time.Now()
 	l.changed = true
+	if errors.As(out.err, new(*heldError)) {
+		l.held(now, out)
+		return
+	}
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
 		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
@@ -376,7 +387,8 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
 	}
 	l.haproxy.Worker = out.worker
-	l.observeAt, l.silences = now, 0
+	l.observeAt = now
+	l.answers()
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)

@@ -44,6 +44,8 @@ type world struct {
 	old         int             // workers of earlier configurations
 	down        map[string]bool // server name → HAProxy finds it down
 	silent      bool            // the worker does not answer
+	halted      map[int]bool    // processes that somebody stopped
+	continued   []int
 
 	probes  map[string]int          // by address
 	healthy map[string]check.Result // by address; absent: passes
@@ -57,6 +59,7 @@ type world struct {
 	asked              []model.Asked     // what the next States say was taken away on purpose
 	renderer           *textRenderer
 	bindsErr, checkErr error
+	cannot             error // why Continue fails
 }
 
 // textRenderer renders the smallest text that the plan can read.
@@ -82,7 +85,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), exited: make(chan error, 1), worker: 100, down: map[string]bool{}, probes: map[string]int{},
-		healthy: map[string]check.Result{}, names: map[string][]string{}, log: &strings.Builder{}, done: make(chan error, 1),
+		healthy: map[string]check.Result{}, names: map[string][]string{}, halted: map[int]bool{}, log: &strings.Builder{}, done: make(chan error, 1),
 	}
 	w.renderer = &textRenderer{w: w, title: "one"}
 	w.s = New(Options{
@@ -92,6 +95,21 @@ func newWorld(t *testing.T) *world {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return nil, w.bindsErr
+		},
+		Stopped: func(pid int) bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.halted[pid]
+		},
+		Continue: func(pid, _ int) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.cannot != nil {
+				return w.cannot
+			}
+			w.continued = append(w.continued, pid)
+			delete(w.halted, pid)
+			return nil
 		},
 		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil }, Alive: func(int) bool { return false }, Finish: func(context.Context, int) error { return nil },
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
@@ -317,8 +335,8 @@ func (r *fakeRuntime) Processes(context.Context) (runtime.Processes, error) {
 func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.silent {
-		return nil, nil, errors.New("timeout")
+	if r.silent || r.halted[r.worker] {
+		return nil, nil, fmt.Errorf("timeout: %w", context.DeadlineExceeded)
 	}
 	var rows []runtime.ServerState
 	for line := range strings.Lines(r.loaded) {

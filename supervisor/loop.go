@@ -55,7 +55,10 @@ type loop struct {
 	observing             bool
 	observeAt             time.Time
 	observed              observation
-	silences              int // observations in a row without an answer
+	silences              int       // observations in a row without an answer
+	silentSince           time.Time // reloads wait for an answer; zero: it answers
+	halted                int       // process that somebody stopped, as seen last
+	cannotContinue        bool      // it was told that this process cannot be told to go on
 
 	mending  bool
 	stopAt   time.Time
@@ -193,12 +196,18 @@ func (l *loop) applyAt() time.Time {
 	if l.running && (l.haproxy.OldWorkers >= maxOldWorkers || len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
 		return time.Time{} // the next observation looks again; a thaw
 	}
+	if l.running && l.halted != 0 {
+		return time.Time{} // the next observation lets it go on
+	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
 	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
 		at = bound
 	}
 	if l.urgent {
 		at = l.dirtyLast
+	}
+	if l.running && !l.silentSince.IsZero() {
+		at = latest(at, l.silentSince.Add(silentMost))
 	}
 	return latest(at, l.notBefore, l.retry.at)
 }

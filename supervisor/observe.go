@@ -29,17 +29,26 @@ type observation struct {
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
+
+	stopped   int  // a process of HAProxy that somebody stopped: nothing was asked
+	continued bool // and that was told to go on; err says why it could not be
 }
 
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
-	worker, prev, servers := l.haproxy.Worker, l.observed, l.shown()
+	worker, master, stopped, prev, servers := l.haproxy.Worker, l.haproxy.Master, l.halted, l.observed, l.shown()
 	l.task(func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, observeLimit)
 		defer cancel()
 		begin := time.Now()
-		next := l.s.look(ctx, worker, prev, servers)
+		next := l.s.nudge(worker, master, stopped)
+		if next.stopped == 0 {
+			next = l.s.look(ctx, worker, prev, servers)
+		}
+		if next.err != nil && next.stopped == 0 { // perhaps since then
+			next.stopped = l.s.stoppedOf(worker, master)
+		}
 		took := time.Since(begin)
 		return func() {
 			l.observing = false
@@ -207,6 +216,10 @@ func (l *loop) saw(o observation) {
 		l.observeAt = time.Now()
 		return // another worker serves now
 	}
+	if o.stopped != 0 {
+		l.sawStopped(o)
+		return
+	}
 	if l.applying && (o.err != nil || o.moved != 0) {
 		return // a master that reloads is away for a moment, and its new worker is ours
 	}
@@ -224,16 +237,15 @@ func (l *loop) saw(o observation) {
 			l.changed = true
 		}
 		l.unanswered = printable(o.err.Error())
+		if l.silentSince.IsZero() {
+			l.silentSince = time.Now()
+		}
 		// Questions that nobody answers stay in the master: ten of them block its socket, so they become rare.
 		l.silences++
 		l.observeAt = time.Now().Add(min(observeMost<<min(l.silences, 10), quietest))
 		return
 	}
-	l.silences = 0
-	if l.unanswered != "" {
-		log.Info("haproxy answers again", "worker", o.worker)
-		l.unanswered, l.changed = "", true
-	}
+	l.answers()
 	if l.haproxy.OldWorkers != o.old {
 		l.haproxy.OldWorkers, l.changed = o.old, true
 	}

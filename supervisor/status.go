@@ -73,7 +73,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	st := &Status{
 		Phase:    l.phase,
-		HAProxy:  l.haproxy,
+		HAProxy:  l.haproxyStatus(),
 		Applied:  l.applied,
 		Servers:  l.serverStatus(),
 		Changes:  l.changes,
@@ -87,6 +87,12 @@ func (l *loop) publish(now time.Time) {
 	l.s.status.Store(st)
 	l.changed = false
 	l.publishAt = now.Add(20 * time.Since(now))
+}
+
+func (l *loop) haproxyStatus() model.HAProxyStatus {
+	st := l.haproxy
+	st.Silent = l.unanswered != ""
+	return st
 }
 
 func (l *loop) serverStatus() []model.ServerStatus {

@@ -69,6 +69,8 @@ type Options struct {
 	Retire    func(master int) error                      // asks another master to finish and end
 	Finishing []int                                       // masters that were retired before, and are to have ended when Run returns
 	Alive     func(master int) bool                       // whether this process is a HAProxy of our master socket
+	Stopped   func(pid int) bool                          // whether somebody stopped this process
+	Continue  func(pid, master int) error                 // lets it go on; it must be one of this master's
 	Finish    func(ctx context.Context, master int) error // waits for its end; ends it at once when ctx ends
 	Allowed   func(netip.AddrPort) error                  // asked about every address that a name gave; nil: all are allowed
 

@@ -43,6 +43,8 @@ var (
 	frozen  = prometheus.NewDesc("fnlb_frozen", "1 while nothing is applied because somebody froze the balancer.", nil, nil)
 	trouble = prometheus.NewDesc("fnlb_problems", "Problems that /1/lb/status lists, by kind.", []string{"kind"}, nil)
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
+	silent  = prometheus.NewDesc("fnlb_haproxy_silent", "1 while HAProxy does not answer questions.", nil, nil)
+	resumed = prometheus.NewDesc("fnlb_haproxy_continued_total", "How often somebody had stopped a process of HAProxy, which was told to go on.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
 )
 
@@ -51,7 +53,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, panics} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, panics} {
 		ch <- d
 	}
 }
@@ -96,6 +98,8 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	gauge(reduced, float64(len(s.Degraded)))
 	gauge(frozen, truth(s.Frozen != nil))
 	counter(starts, s.HAProxy.Restarts)
+	gauge(silent, truth(s.HAProxy.Silent))
+	counter(resumed, s.HAProxy.Continued)
 	counter(panics, v.o.Panics())
 }
 
