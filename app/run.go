@@ -123,8 +123,8 @@ func (b *balancer) build(c *call) error {
 		Finishing: finishing,
 		Alive:     func(master int) bool { return process.Serves(master, b.dirs.masterSocket()) },
 		Stopped:   process.Stopped, Continue: func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) },
-		Finish:    func(ctx context.Context, master int) error { return process.Finish(ctx, master, b.dirs.masterSocket()) },
-		Prober:    check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
+		Finish: func(ctx context.Context, master int) error { return process.Finish(ctx, master, b.dirs.masterSocket()) },
+		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	})

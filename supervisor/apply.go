@@ -56,6 +56,7 @@ type outcome struct {
 	maxConn  int
 	warnings string
 	untried  []conf.Bind
+	leftOut  []leftOut // owners that next does not show, because the text was refused with them
 	err      error
 	final    bool  // the text itself is at fault: trying again is of no use
 	loading  bool  // HAProxy was told to take it
@@ -91,6 +92,7 @@ func (l *loop) startApply(now time.Time) {
 		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
 		j.causes = l.causes.take(causeForeign)
 	default:
+		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
 		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
@@ -151,8 +153,17 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 	next, err := s.next(out)
 	if err != nil {
 		out.refuse(err, true)
-		return
+	} else {
+		s.put(ctx, out, next)
 	}
+	if out.final && out.fixed == nil && !out.back {
+		s.quarantine(ctx, out)
+	}
+}
+
+// put makes a configuration the one in force.
+func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
+	var err error
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
 		out.next = next
 		return
@@ -360,6 +371,7 @@ func (l *loop) done(out outcome) {
 		}
 	}()
 	l.retry.reset()
+	l.isolate(out)
 	first := l.accepted == nil
 	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""

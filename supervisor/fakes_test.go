@@ -59,7 +59,8 @@ type world struct {
 	asked              []model.Asked     // what the next States say was taken away on purpose
 	renderer           *textRenderer
 	bindsErr, checkErr error
-	cannot             error // why Continue fails
+	judge              func(text string) error // HAProxy's opinion of a text, where checkErr is nil
+	cannot             error                   // why Continue fails
 }
 
 // textRenderer renders the smallest text that the plan can read.
@@ -68,6 +69,7 @@ type textRenderer struct {
 	title  string
 	broken error
 	files  map[string]conf.File
+	failAt string // a server here cannot be rendered
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -77,6 +79,9 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\nfrontend f\n  bind :80\nbackend s\n", r.title)
 	for _, s := range st.Servers {
+		if r.failAt == s.Addr().String() {
+			return conf.Bundle{}, errors.New("template: no such field")
+		}
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
 	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
@@ -370,6 +375,13 @@ func (c *fakeChecker) Check(_ context.Context, files ...string) (string, error) 
 		if _, err := os.Stat(f); err != nil {
 			return "", err
 		}
+	}
+	if c.judge != nil && c.checkErr == nil {
+		text, err := os.ReadFile(files[0])
+		if err != nil {
+			return "", err
+		}
+		return "", c.judge(string(text))
 	}
 	return "", c.checkErr
 }

@@ -66,6 +66,7 @@ type loop struct {
 	stopped  bool
 	failure  error // why Run ends, before anything was served
 
+	quarantined map[model.ServerKey]quarantined
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
@@ -86,7 +87,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
-		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
+		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version}, retired: s.o.Finishing,
 	}
@@ -160,6 +161,7 @@ func (l *loop) take(in inbox) {
 	}
 	if in.renderer != nil {
 		l.renderer = in.renderer
+		clear(l.quarantined) // with another template they may do no harm
 		l.dirty(now, in.why)
 	}
 	if in.state != nil {

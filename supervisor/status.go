@@ -118,6 +118,8 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 			degraded = append(degraded, "refused: "+p.Reason)
 		}
 	}
+	left, words := l.isolation()
+	out, degraded = append(out, left...), append(degraded, words...)
 	if l.frozen != nil {
 		degraded = append(degraded, fmt.Sprintf("frozen since %s by %s: %s", l.frozen.Since.UTC().Format(time.RFC3339), l.frozen.By, l.frozen.Reason))
 	}
