@@ -36,6 +36,7 @@ type member struct {
 	since     time.Time
 	lastCheck string
 	mend      string
+	flaps     flaps
 	stale     string // why a name is kept at its last address; "" it is not
 }
 

@@ -261,6 +261,7 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	if m == nil || !m.admitted {
 		return
 	}
+	l.tellFlapping(key, m)
 	h, ok := o.health[key]
 	if !ok {
 		h = model.Pending
@@ -284,16 +285,37 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	}
 	m.set(h, why, mend)
 	l.changed = true
-	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
-	if mend != "" {
-		log = log.With("mend", mend)
+	switch m.flaps.change(time.Now()) {
+	case each:
+		l.tellHealth(key, m)
+	case begins:
+		l.s.o.Log.Warn("is flapping, further changes are told once a minute", "node", key.Name, "service", key.Service, "reason", m.lastCheck)
 	}
-	switch h {
+}
+
+// tellHealth writes one line about a server's health.
+func (l *loop) tellHealth(key model.ServerKey, m *member) {
+	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
+	if m.mend != "" {
+		log = log.With("mend", m.mend)
+	}
+	switch m.health {
 	case model.Up:
 		log.Info("is healthy")
 	case model.Maintenance:
 		log.Info("is in maintenance")
 	default:
 		log.Warn("is unhealthy")
+	}
+}
+
+// tellFlapping says of one that flaps how often it changed, or that it is calm again and how it is.
+func (l *loop) tellFlapping(key model.ServerKey, m *member) {
+	switch v, changes := m.flaps.look(time.Now()); v {
+	case goesOn:
+		l.s.o.Log.Warn("is flapping", "node", key.Name, "service", key.Service, "changes", changes, "now", m.health, "reason", m.lastCheck)
+	case calmDown:
+		l.s.o.Log.Info("flaps no longer", "node", key.Name, "service", key.Service)
+		l.tellHealth(key, m)
 	}
 }

@@ -85,6 +85,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	st.Problems, st.Degraded = l.problems()
 	l.s.status.Store(st)
+	l.s.published.Add(1)
 	l.changed = false
 	l.publishAt = now.Add(20 * time.Since(now))
 }

@@ -93,7 +93,8 @@ type Supervisor struct {
 	orders chan order
 	ended  chan struct{} // closed when Run takes no more of them
 
-	status atomic.Pointer[Status]
+	status    atomic.Pointer[Status]
+	published atomic.Uint64 // how often status was replaced
 }
 
 // inbox holds the newest of what came from outside; what it held before is superseded.
