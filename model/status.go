@@ -103,6 +103,7 @@ type SourceStatus struct {
 	Name   string `json:"name"`
 	Up     bool   `json:"up"`
 	Reason string `json:"reason,omitempty"`
+	Doubts int    `json:"doubts,omitempty"` // services of which it suddenly lists much less, which is not believed yet
 }
 
 // Status is everything a person may want to know, composed by app from what the supervisor and the Collector publish. It is

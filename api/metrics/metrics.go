@@ -36,6 +36,7 @@ var (
 	seconds = prometheus.NewDesc("fnlb_apply_seconds", "How long applies took, from the first step to HAProxy's confirmation.", nil, nil)
 	reloads = prometheus.NewDesc("fnlb_reload_reasons_total", "Reloads of HAProxy, by the sort of reason; one reload may have several.", []string{"reason"}, nil)
 	sources = prometheus.NewDesc("fnlb_source_up", "1 while the source sees its world; while it is 0 its last truth stays.", []string{"source"}, nil)
+	doubted = prometheus.NewDesc("fnlb_source_doubts", "Services of which the source suddenly lists much less, which is not believed yet.", []string{"source"}, nil)
 	servers = prometheus.NewDesc("fnlb_servers", "Servers, by service and health.", []string{"service", "state"}, nil)
 	build   = prometheus.NewDesc("fnlb_build_info", "Always 1; the labels tell the versions.", []string{"version", "goversion", "haproxy"}, nil)
 	ready   = prometheus.NewDesc("fnlb_ready", "1 while HAProxy runs an accepted configuration and the balancer is not stopping.", nil, nil)
@@ -53,7 +54,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, panics} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, doubted, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, panics} {
 		ch <- d
 	}
 }
@@ -75,8 +76,9 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 		counter(reloads, n, reason)
 	}
 	s := v.o.Reporter.Status()
-	for name, up := range upByName(s.Sources) {
-		gauge(sources, up, name)
+	for name, src := range byName(s.Sources) {
+		gauge(sources, truth(src.Up), name)
+		gauge(doubted, float64(src.Doubts), name)
 	}
 	for service, byHealth := range count(s.Servers) {
 		for h, n := range byHealth {
@@ -119,12 +121,12 @@ func count(list []model.ServerStatus) map[string]*[model.Maintenance + 1]int {
 	return services
 }
 
-func upByName(list []model.SourceStatus) map[string]float64 {
-	up := make(map[string]float64, len(list))
+func byName(list []model.SourceStatus) map[string]model.SourceStatus {
+	sources := make(map[string]model.SourceStatus, len(list))
 	for _, s := range list {
-		up[s.Name] = truth(s.Up)
+		sources[s.Name] = s
 	}
-	return up
+	return sources
 }
 
 func truth(b bool) float64 {
