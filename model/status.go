@@ -85,6 +85,7 @@ type HAProxyStatus struct {
 	MaxConn    int       `json:"maxconn"`
 	Started    time.Time `json:"started"`
 	Restarts   uint64    `json:"restarts"`
+	Mended     uint64    `json:"mended,omitempty"`    // files of ours that somebody changed and that were written again
 	Silent     bool      `json:"silent,omitempty"`    // it does not answer; problems say more
 	Continued  uint64    `json:"continued,omitempty"` // how often somebody had stopped a process of it, which was told to go on
 }

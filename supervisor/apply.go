@@ -308,8 +308,10 @@ func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) er
 
 // startAgain starts the text in force after HAProxy died: it was checked before, so nothing stands between death and service.
 func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
-	if err := s.o.Files.restore(out.inForce.bundle, out.inForce.revision); err != nil {
-		out.err = err
+	if s.o.Gone() != "" {
+		out.err = s.o.Rebuild() // without its folders nothing starts
+	}
+	if out.err = errors.Join(out.err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision)); out.err != nil {
 		return
 	}
 	out.loading = true

@@ -116,6 +116,20 @@ func newWorld(t *testing.T) *world {
 			delete(w.halted, pid)
 			return nil
 		},
+		Gone: func() string {
+			if _, err := os.Stat(w.s.o.Files.Dir); err != nil {
+				return w.s.o.Files.Dir
+			}
+			return ""
+		},
+		Rebuild: func() error { return os.Mkdir(w.s.o.Files.Dir, 0o755) },
+		Reopen: func(int) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.worker++
+			w.load()
+			return nil
+		},
 		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil }, Alive: func(int) bool { return false }, Finish: func(context.Context, int) error { return nil },
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
 		Log: slog.New(slog.NewTextHandler((*lockedLog)(w), &slog.HandlerOptions{Level: slog.LevelDebug})),

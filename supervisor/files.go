@@ -138,15 +138,11 @@ func (f Files) draft(b conf.Bundle, revision string) error {
 // bundled writes the files of a bundle where they are not yet.
 func (f Files) bundled(b conf.Bundle) error {
 	for name, file := range b.Files {
-		mode := fs.FileMode(0o640)
-		if file.Secret {
-			mode = 0o600
-		}
 		path := filepath.Join(f.Dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := ensure(path, file.Data, mode); err != nil {
+		if err := ensure(path, file.Data, modeOf(file)); err != nil {
 			return err
 		}
 	}

@@ -60,7 +60,15 @@ type loop struct {
 	halted                int       // process that somebody stopped, as seen last
 	cannotContinue        bool      // it was told that this process cannot be told to go on
 
-	mending  bool
+	// The files that HAProxy would read.
+	mending   bool
+	mendAt    time.Time
+	stamps    map[string]stamp // of those that are right; never changed
+	gone      string           // what of the run directory was missing at the last look
+	reopened  bool             // its master was made to reload for that
+	unmended  string           // why they are not right; "" they are
+	tampering flaps
+
 	stopAt   time.Time
 	stopping bool // the stop task runs
 	stopped  bool
@@ -230,6 +238,9 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
 	}
+	if l.mends() && !now.Before(l.mendAt) {
+		l.mend(now)
+	}
 	if l.observes() && !now.Before(l.observeAt) {
 		l.observe()
 	}
@@ -249,6 +260,9 @@ func (l *loop) next(now time.Time) time.Time {
 	sooner(l.applyAt())
 	if l.observes() {
 		sooner(l.observeAt)
+	}
+	if l.mends() {
+		sooner(latest(l.mendAt, now))
 	}
 	if !l.stopAt.IsZero() && !l.stopping {
 		if l.applying {

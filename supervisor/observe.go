@@ -225,10 +225,17 @@ func (l *loop) saw(o observation) {
 	}
 	log := l.s.o.Log
 	if o.moved != 0 {
-		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
+		cause := causeForeign
+		if l.reopened {
+			cause = causeRebuilt
+			log.Info("haproxy has opened its sockets again", "worker", o.moved, "before", o.worker)
+		} else {
+			log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
+		}
+		l.reopened = false
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
 		l.foreign = true // what it has loaded may be anything: ours is loaded again
-		l.dirty(time.Now(), causeForeign)
+		l.dirty(time.Now(), cause)
 		return
 	}
 	if o.err != nil {

@@ -71,6 +71,9 @@ type Options struct {
 	Alive     func(master int) bool                       // whether this process is a HAProxy of our master socket
 	Stopped   func(pid int) bool                          // whether somebody stopped this process
 	Continue  func(pid, master int) error                 // lets it go on; it must be one of this master's
+	Gone      func() string                               // what of the run directory's folders and sockets is missing; "" nothing
+	Rebuild   func() error                                // makes again what of it is ours
+	Reopen    func(master int) error                      // makes a master open its socket again, by a reload
 	Finish    func(ctx context.Context, master int) error // waits for its end; ends it at once when ctx ends
 	Allowed   func(netip.AddrPort) error                  // asked about every address that a name gave; nil: all are allowed
 

@@ -46,6 +46,7 @@ var (
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
 	silent  = prometheus.NewDesc("fnlb_haproxy_silent", "1 while HAProxy does not answer questions.", nil, nil)
 	resumed = prometheus.NewDesc("fnlb_haproxy_continued_total", "How often somebody had stopped a process of HAProxy, which was told to go on.", nil, nil)
+	mended  = prometheus.NewDesc("fnlb_files_mended_total", "Files that HAProxy would read, which somebody changed and which were written again.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
 )
 
@@ -54,7 +55,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, doubted, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, panics} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, doubted, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, mended, panics} {
 		ch <- d
 	}
 }
@@ -102,6 +103,7 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	counter(starts, s.HAProxy.Restarts)
 	gauge(silent, truth(s.HAProxy.Silent))
 	counter(resumed, s.HAProxy.Continued)
+	counter(mended, s.HAProxy.Mended)
 	counter(panics, v.o.Panics())
 }
 

@@ -18,6 +18,12 @@ func Retire(master int, socket string) error {
 	return withMaster(master, socket, func(fd int) error { return send(fd, master, unix.SIGUSR1) })
 }
 
+// Reopen makes a master open its socket anew (SIGUSR2), where somebody has deleted the file: it reloads for that, with all that a
+// reload means. Seen with 2.6, 3.0 and 3.2.
+func Reopen(master int, socket string) error {
+	return withMaster(master, socket, func(fd int) error { return send(fd, master, unix.SIGUSR2) })
+}
+
 // Finish waits until a master that was retired has ended; when ctx ends first, it is ended at once (SIGTERM).
 func Finish(ctx context.Context, master int, socket string) error {
 	return withMaster(master, socket, func(fd int) error {
