@@ -54,6 +54,9 @@ type balancer struct {
 	supervisor *supervisor.Supervisor
 	notify     *notifier
 	servers    []server
+	held       *locks
+	serve      func(server)   // serves one more listener until the end
+	open       []reopened     // how the sockets of the run directory are made
 	closers    []func() error // what must be undone at the end, in reverse order
 }
 
@@ -131,6 +134,8 @@ func (b *balancer) build(c *call) error {
 	options := supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render, Process: child,
 		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Launch: launch, Found: found,
+		Gone: b.gone, Rebuild: b.rebuild, Reopen: func(master int) error { return process.Reopen(master, b.dirs.masterSocket()) },
+		Stopped: process.Stopped, Continue: func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) },
 		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
@@ -200,6 +205,7 @@ func (b *balancer) claim() error {
 	if err != nil {
 		return err
 	}
+	b.held = held
 	b.closers = append(b.closers, held.release)
 	if err := os.WriteFile(b.dirs.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 		return fmt.Errorf("run directory: %w; free some space, or choose another with --run-dir", err)
@@ -249,17 +255,27 @@ func (b *balancer) listen(rules access.Rules) error {
 			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
-	admin, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
-	if err != nil {
-		return err
-	}
-	b.add(admin, rules.Wrap(handler(false), access.Admin))
+	b.open = append(b.open, reopened{path: b.dirs.adminSocket(), open: func() (server, error) {
+		l, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
+		return server{l, rules.Wrap(handler(false), access.Admin)}, err
+	}})
 	if b.s.SharedPort() {
-		l, err := unixListener(b.dirs.managementSocket(), 0o660, b.worker.gid)
+		b.open = append(b.open, reopened{path: b.dirs.managementSocket(), open: func() (server, error) {
+			l, err := unixListener(b.dirs.managementSocket(), 0o660, b.worker.gid)
+			if err != nil {
+				return server{}, err
+			}
+			return server{access.FromHAProxy(l), rules.Wrap(handler(false), access.Traffic)}, nil
+		}})
+	}
+	for _, o := range b.open {
+		s, err := o.open()
 		if err != nil {
 			return err
 		}
-		b.add(access.FromHAProxy(l), rules.Wrap(handler(false), access.Traffic))
+		b.add(s.l, s.h)
+	}
+	if b.s.SharedPort() {
 		return nil
 	}
 	l, err := net.Listen("tcp", b.s.Management.String())
@@ -343,8 +359,11 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 			return nil
 		})
 	}
-	for _, s := range b.servers {
+	b.serve = func(s server) {
 		part("management", func() error { return rest.Serve(others, s.l, s.h, b.log) })
+	}
+	for _, s := range b.servers {
+		b.serve(s)
 	}
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {

@@ -51,14 +51,18 @@ type Collector struct {
 
 // slot is what the Collector holds of one source.
 type slot struct {
-	source Source
-	heard  bool           // a first Snapshot has come
-	newest model.Snapshot // the last Put
-	merged model.Snapshot // the one that the last merge saw
-	fresh  bool           // newest was not looked at for removals yet
-	up     bool
-	reason string // why it is not up
-	told   bool   // that it is down stands in the log
+	source   Source
+	heard    bool           // a first Snapshot has come
+	newest   model.Snapshot // the last Put
+	merged   model.Snapshot // the one that the last merge saw
+	fresh    bool           // newest was not looked at for removals yet
+	puts     int            // how many have come
+	unmerged bool           // newest was not merged yet
+	merges   bool           // something was
+	doubt    *doubt         // newest lists much less than merged, and is not believed yet
+	up       bool
+	reason   string // why it is not up
+	told     bool   // that it is down stands in the log
 }
 
 // New makes a Collector; nothing runs before Run.
@@ -135,19 +139,29 @@ func (c *Collector) step() (time.Duration, bool) {
 	for {
 		now := time.Now()
 		c.mu.Lock()
-		since, last := c.since, c.last
+		since, last, doubt := c.since, c.last, c.doubtEnds()
 		c.mu.Unlock()
-		if since.IsZero() {
+		if since.IsZero() && doubt.IsZero() {
 			return 0, false
 		}
 		if wait := c.rest.Sub(now); wait > 0 {
 			return wait, true
+		}
+		if !doubt.IsZero() && !now.Before(doubt) {
+			c.merge()
+			continue
+		}
+		if since.IsZero() {
+			return doubt.Sub(now), true
 		}
 		due := last.Add(c.o.Min)
 		if limit := since.Add(c.o.Max); limit.Before(due) {
 			due = limit
 		}
 		if wait := due.Sub(now); wait > 0 && !c.removal() {
+			if !doubt.IsZero() {
+				wait = min(wait, doubt.Sub(now))
+			}
 			return wait, true
 		}
 		c.merge()
@@ -212,7 +226,10 @@ func (c *Collector) pause(start time.Time) {
 func (c *Collector) merge() {
 	start := time.Now()
 	defer c.pause(start)
-	offers, problems, asked := c.collect()
+	offers, problems, asked, doubts := c.collect()
+	for _, d := range doubts {
+		d(c.o.Log)
+	}
 	state, refused := model.Merge(offers)
 	state.Asked = asked
 	problems = append(problems, refused...)
@@ -226,7 +243,7 @@ func (c *Collector) merge() {
 		state.Revision = c.sent.Revision + 1
 		c.sent = state
 	}
-	if differs || !slices.Equal(problems, c.problems) {
+	if differs || len(doubts) > 0 || !slices.Equal(problems, c.problems) {
 		c.problems = problems
 		c.signal()
 	}
@@ -237,26 +254,34 @@ func (c *Collector) merge() {
 	}
 }
 
-// collect takes what was put; whatever comes later is for the next merge.
-func (c *Collector) collect() ([]model.Offer, []model.Problem, []model.Asked) {
+// collect takes what was put and is believed; whatever comes later is for the next merge. What is to be told of doubts comes with it.
+func (c *Collector) collect() (offers []model.Offer, problems []model.Problem, asked []model.Asked, tell []func(*slog.Logger)) {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.since, c.last = time.Time{}, time.Time{}
 	n := 0
 	for i := range c.slots {
-		n += len(c.slots[i].newest.Offers)
+		s := &c.slots[i]
+		var say func(*slog.Logger)
+		s.merged, say = s.believe(now)
+		s.fresh, s.unmerged = false, false
+		if say != nil {
+			tell = append(tell, say)
+		}
+		n += len(s.merged.Offers)
 	}
-	offers := make([]model.Offer, 0, n)
-	var problems []model.Problem
-	var asked []model.Asked
+	offers = make([]model.Offer, 0, n)
 	for i := range c.slots {
 		s := &c.slots[i]
-		s.merged, s.fresh = s.newest, false
-		offers = append(offers, s.newest.Offers...)
-		problems = append(problems, s.newest.Problems...)
-		asked = append(asked, s.newest.Asked...)
+		offers = append(offers, s.merged.Offers...)
+		problems = append(problems, s.merged.Problems...)
+		asked = append(asked, s.merged.Asked...)
+		if s.doubt != nil {
+			problems = append(problems, s.doubt.problems(s.source.Name())...)
+		}
 	}
-	return offers, problems, asked
+	return offers, problems, asked, tell
 }
 
 // keep runs one source for as long as ctx lasts.

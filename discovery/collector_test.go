@@ -305,9 +305,13 @@ func TestRemovalsAreBounded(t *testing.T) {
 		r.work = 50 * time.Millisecond
 		r.mu.Unlock()
 		start := time.Now()
+		var asked []model.Asked
 		for len(names) > 0 {
+			asked = append(asked, model.Asked{Owner: model.Owner{Source: "a", Name: names[0]}})
 			names = names[1:]
-			to.Put(servers("a", names...))
+			less := servers("a", names...)
+			less.Asked = asked
+			to.Put(less)
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(time.Second)

@@ -24,6 +24,9 @@ func (c *Collector) Status() Status {
 	for i := range c.slots {
 		s := &c.slots[i]
 		sources[i] = model.SourceStatus{Name: s.source.Name(), Up: s.up, Reason: s.reason}
+		if s.doubt != nil {
+			sources[i].Doubts = len(s.doubt.services)
+		}
 	}
 	slices.SortStableFunc(sources, func(a, b model.SourceStatus) int { return strings.Compare(a.Name, b.Name) })
 	return Status{Wanted: c.sent.Revision, Sources: sources, Problems: c.problems, State: c.sent}
@@ -54,7 +57,8 @@ func (k sink) Put(s model.Snapshot) {
 	c := k.c
 	c.mu.Lock()
 	slot := &c.slots[k.i]
-	slot.newest, slot.fresh, slot.heard = s, true, true
+	slot.newest, slot.fresh, slot.unmerged, slot.heard = s, true, true, true
+	slot.puts++
 	if c.since.IsZero() {
 		c.since = now
 	}

@@ -87,6 +87,9 @@ type HAProxyStatus struct {
 	MaxConn    int       `json:"maxconn"`
 	Started    time.Time `json:"started"`
 	Restarts   uint64    `json:"restarts"`
+	Mended     uint64    `json:"mended,omitempty"`    // files of ours that somebody changed and that were written again
+	Silent     bool      `json:"silent,omitempty"`    // it does not answer; problems say more
+	Continued  uint64    `json:"continued,omitempty"` // how often somebody had stopped a process of it, which was told to go on
 }
 
 // Freeze is a stop of all applies that somebody asked for.
@@ -103,6 +106,7 @@ type SourceStatus struct {
 	Name   string `json:"name"`
 	Up     bool   `json:"up"`
 	Reason string `json:"reason,omitempty"`
+	Doubts int    `json:"doubts,omitempty"` // services of which it suddenly lists much less, which is not believed yet
 }
 
 // Status is everything a person may want to know, composed by app from what the supervisor and the Collector publish. It is

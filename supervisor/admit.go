@@ -36,6 +36,7 @@ type member struct {
 	since     time.Time
 	lastCheck string
 	mend      string
+	flaps     flaps
 	stale     string // why a name is kept at its last address; "" it is not
 }
 
@@ -82,11 +83,14 @@ func (l *loop) setWanted(st model.State) {
 	l.wanted = st
 }
 
-// visible is the wanted State with its admitted servers only, each at the address that passed.
+// visible is the wanted State with its admitted servers only, each at the address that passed; what is in quarantine is left out.
 func (l *loop) visible() model.State {
 	st := l.wanted
 	st.Servers = nil
 	for _, srv := range l.wanted.Servers {
+		if _, out := l.quarantined[srv.Key()]; out {
+			continue
+		}
 		if m := l.members[srv.Key()]; m != nil && m.admitted {
 			srv.IP, srv.Port = m.addr.Addr(), m.addr.Port()
 			st.Servers = append(st.Servers, srv)

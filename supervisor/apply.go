@@ -34,18 +34,19 @@ type accepted struct {
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
 type job struct {
-	wanted    uint64 // revision of the State behind it
-	state     model.State
-	renderer  Renderer
-	inForce   *accepted // nil before the first
-	method    model.Method
-	worker    int
-	foreign   bool      // HAProxy has loaded something else
-	why       string    // and why that is so
-	fixed     *accepted // what to apply, where that is not the State
-	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
-	lastState []byte    // `show servers state` as it was last seen, for a start
-	causes    causes    // who or what made it necessary
+	wanted      uint64 // revision of the State behind it
+	state       model.State
+	renderer    Renderer
+	inForce     *accepted // nil before the first
+	method      model.Method
+	worker      int
+	foreign     bool      // HAProxy has loaded something else
+	why         string    // and why that is so
+	fixed       *accepted // what to apply, where that is not the State
+	back        bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
+	lastState   []byte    // `show servers state` as it was last seen, for a start
+	silentSince time.Time // HAProxy has not answered since; zero: it answers
+	causes      causes    // who or what made it necessary
 }
 
 // outcome is what became of a job.
@@ -58,6 +59,7 @@ type outcome struct {
 	maxConn  int
 	warnings string
 	untried  []conf.Bind
+	leftOut  []leftOut // owners that next does not show, because the text was refused with them
 	err      error
 	final    bool  // the text itself is at fault: trying again is of no use
 	loading  bool  // HAProxy was told to take it
@@ -70,7 +72,7 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy, silentSince: l.silentSince,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -93,6 +95,7 @@ func (l *loop) startApply(now time.Time) {
 		}
 		j.causes = l.causes.take(causeForeign)
 	default:
+		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
 		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
@@ -153,8 +156,17 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 	next, err := s.next(out)
 	if err != nil {
 		out.refuse(err, true)
-		return
+	} else {
+		s.put(ctx, out, next)
 	}
+	if out.final && out.fixed == nil && !out.back {
+		s.quarantine(ctx, out)
+	}
+}
+
+// put makes a configuration the one in force.
+func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
+	var err error
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
 		out.next = next
 		return
@@ -164,6 +176,9 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 			out.refuse(err, true)
 			return
 		}
+	}
+	if out.err = s.awake(out); out.err != nil {
+		return
 	}
 	if err := s.prepare(ctx, out, next); err != nil {
 		return
@@ -269,6 +284,9 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 	defer cancel()
 	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
 	if err != nil {
+		if held := s.silence(ctx, out, err); held != nil {
+			return held
+		}
 		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
 		raw = out.lastState
 	}
@@ -298,8 +316,10 @@ func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) er
 
 // startAgain starts the text in force after HAProxy died: it was checked before, so nothing stands between death and service.
 func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
-	if err := s.o.Files.restore(out.inForce.bundle, out.inForce.revision); err != nil {
-		out.err = err
+	if s.o.Gone() != "" {
+		out.err = s.o.Rebuild() // without its folders nothing starts
+	}
+	if out.err = errors.Join(out.err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision)); out.err != nil {
 		return
 	}
 	out.loading = true
@@ -327,6 +347,10 @@ func (out *outcome) refuse(err error, final bool) { out.err, out.final = err, fi
 func (l *loop) done(out outcome) {
 	now := time.Now()
 	l.changed = true
+	if errors.As(out.err, new(*heldError)) {
+		l.held(now, out)
+		return
+	}
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
 		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
@@ -357,6 +381,7 @@ func (l *loop) done(out outcome) {
 		}
 	}()
 	l.retry.reset()
+	l.isolate(out)
 	first := l.accepted == nil
 	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
@@ -387,7 +412,8 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
 	}
 	l.haproxy.Worker = out.worker
-	l.observeAt, l.silences = now, 0
+	l.observeAt = now
+	l.answers()
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)

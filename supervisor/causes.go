@@ -17,6 +17,7 @@ const (
 	causeStart   = "start of fnlb"
 	causeFrozen  = "start of fnlb, frozen"
 	causeDied    = "haproxy died"
+	causeRebuilt = "the run directory was made again"
 	causeForeign = "somebody else made HAProxy reload"
 )
 

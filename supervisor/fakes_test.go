@@ -47,6 +47,8 @@ type world struct {
 	old         int             // workers of earlier configurations
 	down        map[string]bool // server name → HAProxy finds it down
 	silent      bool            // the worker does not answer
+	halted      map[int]bool    // processes that somebody stopped
+	continued   []int
 
 	probes  map[string]int          // by address
 	healthy map[string]check.Result // by address; absent: passes
@@ -60,6 +62,8 @@ type world struct {
 	asked              []model.Asked     // what the next States say was taken away on purpose
 	renderer           *textRenderer
 	bindsErr, checkErr error
+	judge              func(text string) error // HAProxy's opinion of a text, where checkErr is nil
+	cannot             error                   // why Continue fails
 }
 
 // textRenderer renders the smallest text that the plan can read.
@@ -68,6 +72,7 @@ type textRenderer struct {
 	title  string
 	broken error
 	files  map[string]conf.File
+	failAt string // a server here cannot be rendered
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -77,6 +82,9 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\nfrontend f\n  bind :80\nbackend s\n", r.title)
 	for _, s := range st.Servers {
+		if r.failAt == s.Addr().String() {
+			return conf.Bundle{}, errors.New("template: no such field")
+		}
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
 	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
@@ -85,7 +93,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), exited: make(chan error, 1), worker: 100, down: map[string]bool{}, probes: map[string]int{},
-		healthy: map[string]check.Result{}, names: map[string][]string{}, log: &strings.Builder{}, done: make(chan error, 1),
+		healthy: map[string]check.Result{}, names: map[string][]string{}, halted: map[int]bool{}, log: &strings.Builder{}, done: make(chan error, 1),
 	}
 	w.renderer = &textRenderer{w: w, title: "one"}
 	w.s = New(Options{
@@ -95,6 +103,35 @@ func newWorld(t *testing.T) *world {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return nil, w.bindsErr
+		},
+		Stopped: func(pid int) bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.halted[pid]
+		},
+		Continue: func(pid, _ int) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.cannot != nil {
+				return w.cannot
+			}
+			w.continued = append(w.continued, pid)
+			delete(w.halted, pid)
+			return nil
+		},
+		Gone: func() string {
+			if _, err := os.Stat(w.s.o.Files.Dir); err != nil {
+				return w.s.o.Files.Dir
+			}
+			return ""
+		},
+		Rebuild: func() error { return os.Mkdir(w.s.o.Files.Dir, 0o755) },
+		Reopen: func(int) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.worker++
+			w.load()
+			return nil
 		},
 		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w),
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
@@ -343,8 +380,8 @@ func (r *fakeRuntime) Serving(ctx context.Context) (runtime.Processes, int, stri
 func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.silent {
-		return nil, nil, errors.New("timeout")
+	if r.silent || r.halted[r.worker] {
+		return nil, nil, fmt.Errorf("timeout: %w", context.DeadlineExceeded)
 	}
 	var rows []runtime.ServerState
 	for line := range strings.Lines(r.loaded) {
@@ -380,6 +417,13 @@ func (c *fakeChecker) Check(_ context.Context, files ...string) (string, error) 
 		if _, err := os.Stat(f); err != nil {
 			return "", err
 		}
+	}
+	if c.judge != nil && c.checkErr == nil {
+		text, err := os.ReadFile(files[0])
+		if err != nil {
+			return "", err
+		}
+		return "", c.judge(string(text))
 	}
 	return "", c.checkErr
 }

@@ -114,18 +114,27 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 	return write(f.candidate(), b.Main, 0o640)
 }
 
+// draft writes the bundle where stage would, for a question to HAProxy and nothing else: it is not made to outlive a crash.
+func (f Files) draft(b conf.Bundle, revision string) error {
+	if _, err := os.Stat(f.State()); errors.Is(err, fs.ErrNotExist) {
+		if err := write(f.State(), noState, 0o640); err != nil {
+			return err
+		}
+	}
+	if err := f.bundled(b); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(f.ownCandidate(), ownText(revision), 0o640), os.WriteFile(f.candidate(), b.Main, 0o640))
+}
+
 // bundled writes the files of a bundle where they are not yet.
 func (f Files) bundled(b conf.Bundle) error {
 	for name, file := range b.Files {
-		mode := fs.FileMode(0o640)
-		if file.Secret {
-			mode = 0o600
-		}
 		path := filepath.Join(f.Dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := ensure(path, file.Data, mode); err != nil {
+		if err := ensure(path, file.Data, modeOf(file)); err != nil {
 			return err
 		}
 	}

@@ -182,10 +182,13 @@ func (l *loop) rollback(o order) {
 	case !l.running:
 		o.answer("", notNow("HAProxy does not run", "fnlb is starting it again"))
 		return
+	case l.halted != 0:
+		o.answer("", notNow(l.unanswered, "fnlb lets it go on; then try again"))
+		return
 	}
 	j := job{
 		renderer: l.accepted.renderer, inForce: l.accepted, method: model.Reload, worker: l.haproxy.Worker, lastState: l.observed.raw,
-		foreign: l.foreign, back: true, fixed: l.previous,
+		foreign: l.foreign, back: true, fixed: l.previous, silentSince: l.silentSince,
 	}
 	if l.previous != nil {
 		j.wanted = l.previous.state.Revision
@@ -196,6 +199,12 @@ func (l *loop) rollback(o order) {
 		var p model.Problem
 		if errors.As(out.err, &p) && l.death == nil { // there is nothing to go back to: nothing was tried
 			o.answer("", p)
+			return
+		}
+		var held *heldError
+		if errors.As(out.err, &held) && l.death == nil {
+			l.observeAt = time.Now()
+			o.answer("", notNow(held.why, "fnlb sees to it; then try again"))
 			return
 		}
 		l.done(out)

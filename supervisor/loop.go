@@ -57,14 +57,26 @@ type loop struct {
 	observing             bool
 	observeAt             time.Time
 	observed              observation
-	silences              int // observations in a row without an answer
+	silences              int       // observations in a row without an answer
+	silentSince           time.Time // reloads wait for an answer; zero: it answers
+	halted                int       // process that somebody stopped, as seen last
+	cannotContinue        bool      // it was told that this process cannot be told to go on
 
-	mending  bool
+	// The files that HAProxy would read.
+	mending   bool
+	mendAt    time.Time
+	stamps    map[string]stamp // of those that are right; never changed
+	gone      string           // what of the run directory was missing at the last look
+	reopened  bool             // its master was made to reload for that
+	unmended  string           // why they are not right; "" they are
+	tampering flaps
+
 	stopAt   time.Time
 	stopping bool // the stop task runs
 	stopped  bool
 	failure  error // why Run ends, before anything was served
 
+	quarantined map[model.ServerKey]quarantined
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
@@ -87,7 +99,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
-		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
+		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
@@ -166,6 +178,7 @@ func (l *loop) take(in inbox) {
 	}
 	if in.renderer != nil {
 		l.renderer = in.renderer
+		clear(l.quarantined) // with another template they may do no harm
 		l.dirty(now, in.why)
 	}
 	if in.state != nil {
@@ -205,6 +218,9 @@ func (l *loop) applyAt() time.Time {
 	if l.running && (l.haproxy.OldWorkers >= maxOldWorkers || len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
 		return time.Time{} // the next observation looks again; a thaw
 	}
+	if l.running && l.halted != 0 {
+		return time.Time{} // the next observation lets it go on
+	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
 	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
 		at = bound
@@ -214,6 +230,9 @@ func (l *loop) applyAt() time.Time {
 	}
 	if !l.namesBy.IsZero() && l.awaitsNames() {
 		at = latest(at, l.namesBy)
+	}
+	if l.running && !l.silentSince.IsZero() {
+		at = latest(at, l.silentSince.Add(silentMost))
 	}
 	return latest(at, l.notBefore, l.retry.at)
 }
@@ -234,6 +253,9 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
 	}
+	if l.mends() && !now.Before(l.mendAt) {
+		l.mend(now)
+	}
 	if l.observes() && !now.Before(l.observeAt) {
 		l.observe()
 	}
@@ -253,6 +275,9 @@ func (l *loop) next(now time.Time) time.Time {
 	sooner(l.applyAt())
 	if l.observes() {
 		sooner(l.observeAt)
+	}
+	if l.mends() {
+		sooner(latest(l.mendAt, now))
 	}
 	if !l.stopAt.IsZero() && !l.stopping {
 		if l.applying {

@@ -29,17 +29,26 @@ type observation struct {
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
+
+	stopped   int  // a process of HAProxy that somebody stopped: nothing was asked
+	continued bool // and that was told to go on; err says why it could not be
 }
 
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
-	worker, prev, servers := l.haproxy.Worker, l.observed, l.shown()
+	worker, master, stopped, prev, servers := l.haproxy.Worker, l.haproxy.Master, l.halted, l.observed, l.shown()
 	l.task(func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, observeLimit)
 		defer cancel()
 		begin := time.Now()
-		next := l.s.look(ctx, worker, prev, servers)
+		next := l.s.nudge(worker, master, stopped)
+		if next.stopped == 0 {
+			next = l.s.look(ctx, worker, prev, servers)
+		}
+		if next.err != nil && next.stopped == 0 { // perhaps since then
+			next.stopped = l.s.stoppedOf(worker, master)
+		}
 		took := time.Since(begin)
 		return func() {
 			l.observing = false
@@ -207,15 +216,26 @@ func (l *loop) saw(o observation) {
 		l.observeAt = time.Now()
 		return // another worker serves now
 	}
+	if o.stopped != 0 {
+		l.sawStopped(o)
+		return
+	}
 	if l.applying && (o.err != nil || o.moved != 0) {
 		return // a master that reloads is away for a moment, and its new worker is ours
 	}
 	log := l.s.o.Log
 	if o.moved != 0 {
-		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
+		cause := causeForeign
+		if l.reopened {
+			cause = causeRebuilt
+			log.Info("haproxy has opened its sockets again", "worker", o.moved, "before", o.worker)
+		} else {
+			log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
+		}
+		l.reopened = false
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
-		l.foreign, l.foreignWhy = true, causeForeign // what it has loaded may be anything: ours is loaded again
-		l.dirty(time.Now(), causeForeign)
+		l.foreign, l.foreignWhy = true, cause // what it has loaded may be anything: ours is loaded again
+		l.dirty(time.Now(), cause)
 		return
 	}
 	if o.err != nil {
@@ -224,16 +244,15 @@ func (l *loop) saw(o observation) {
 			l.changed = true
 		}
 		l.unanswered = printable(o.err.Error())
+		if l.silentSince.IsZero() {
+			l.silentSince = time.Now()
+		}
 		// Questions that nobody answers stay in the master: ten of them block its socket, so they become rare.
 		l.silences++
 		l.observeAt = time.Now().Add(min(observeMost<<min(l.silences, 10), quietest))
 		return
 	}
-	l.silences = 0
-	if l.unanswered != "" {
-		log.Info("haproxy answers again", "worker", o.worker)
-		l.unanswered, l.changed = "", true
-	}
+	l.answers()
 	if l.haproxy.OldWorkers != o.old {
 		l.haproxy.OldWorkers, l.changed = o.old, true
 	}
@@ -249,6 +268,7 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	if m == nil || !m.admitted {
 		return
 	}
+	l.tellFlapping(key, m)
 	h, ok := o.health[key]
 	if !ok {
 		h = model.Pending
@@ -272,16 +292,37 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	}
 	m.set(h, why, mend)
 	l.changed = true
-	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
-	if mend != "" {
-		log = log.With("mend", mend)
+	switch m.flaps.change(time.Now()) {
+	case each:
+		l.tellHealth(key, m)
+	case begins:
+		l.s.o.Log.Warn("is flapping, further changes are told once a minute", "node", key.Name, "service", key.Service, "reason", m.lastCheck)
 	}
-	switch h {
+}
+
+// tellHealth writes one line about a server's health.
+func (l *loop) tellHealth(key model.ServerKey, m *member) {
+	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
+	if m.mend != "" {
+		log = log.With("mend", m.mend)
+	}
+	switch m.health {
 	case model.Up:
 		log.Info("is healthy")
 	case model.Maintenance:
 		log.Info("is in maintenance")
 	default:
 		log.Warn("is unhealthy")
+	}
+}
+
+// tellFlapping says of one that flaps how often it changed, or that it is calm again and how it is.
+func (l *loop) tellFlapping(key model.ServerKey, m *member) {
+	switch v, changes := m.flaps.look(time.Now()); v {
+	case goesOn:
+		l.s.o.Log.Warn("is flapping", "node", key.Name, "service", key.Service, "changes", changes, "now", m.health, "reason", m.lastCheck)
+	case calmDown:
+		l.s.o.Log.Info("flaps no longer", "node", key.Name, "service", key.Service)
+		l.tellHealth(key, m)
 	}
 }

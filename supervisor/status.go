@@ -73,7 +73,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	st := &Status{
 		Phase:    l.phase,
-		HAProxy:  l.haproxy,
+		HAProxy:  l.haproxyStatus(),
 		Applied:  l.applied,
 		Servers:  l.serverStatus(),
 		Changes:  l.changes,
@@ -85,8 +85,15 @@ func (l *loop) publish(now time.Time) {
 	}
 	st.Problems, st.Degraded = l.problems()
 	l.s.status.Store(st)
+	l.s.published.Add(1)
 	l.changed = false
 	l.publishAt = now.Add(20 * time.Since(now))
+}
+
+func (l *loop) haproxyStatus() model.HAProxyStatus {
+	st := l.haproxy
+	st.Silent = l.unanswered != ""
+	return st
 }
 
 func (l *loop) serverStatus() []model.ServerStatus {
@@ -112,11 +119,17 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 			degraded = append(degraded, "refused: "+p.Reason)
 		}
 	}
+	left, words := l.isolation()
+	out, degraded = append(out, left...), append(degraded, words...)
 	if l.frozen != nil {
 		degraded = append(degraded, fmt.Sprintf("frozen since %s by %s: %s", l.frozen.Since.UTC().Format(time.RFC3339), l.frozen.By, l.frozen.Reason))
 	}
 	if l.unnoted != "" {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: brakeOwner, Reason: "a restart of fnlb would forget the freeze: " + l.unnoted, Mend: "freeze again once the run directory can be written"})
+	}
+	if l.unmended != "" {
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.unmended, Mend: "fnlb goes on trying; until then HAProxy could not be started again"})
+		degraded = append(degraded, "files: "+l.unmended)
 	}
 	if l.unanswered != "" {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "haproxy", Name: "worker"}, Reason: l.unanswered, Mend: "look at its process; fnlb goes on asking"})

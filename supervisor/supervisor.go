@@ -69,9 +69,14 @@ type Options struct {
 	Prober    Prober
 	Resolver  Resolver
 	Launch    Launch
-	Found     *process.Identity          // a HAProxy that Process is in charge of already, and that is to be adopted; nil: none
-	Step      func(name string)          // is told each step of an apply as it is done; nil, and only tests have one
-	Allowed   func(netip.AddrPort) error // asked about every address that a name gave; nil: all are allowed
+	Found     *process.Identity           // a HAProxy that Process is in charge of already, and that is to be adopted; nil: none
+	Step      func(name string)           // is told each step of an apply as it is done; nil, and only tests have one
+	Allowed   func(netip.AddrPort) error  // asked about every address that a name gave; nil: all are allowed
+	Stopped   func(pid int) bool          // whether somebody stopped this process
+	Continue  func(pid, master int) error // lets it go on; it must be one of this master's
+	Gone      func() string               // what of the run directory's folders and sockets is missing; "" nothing
+	Rebuild   func() error                // makes again what of it is ours
+	Reopen    func(master int) error      // makes a master open its socket again, by a reload
 
 	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
 	StopDelay        time.Duration // from the stop's begin until the ports close
@@ -95,7 +100,8 @@ type Supervisor struct {
 	orders chan order
 	ended  chan struct{} // closed when Run takes no more of them
 
-	status atomic.Pointer[Status]
+	status    atomic.Pointer[Status]
+	published atomic.Uint64 // how often status was replaced
 }
 
 // inbox holds the newest of what came from outside; what it held before is superseded.

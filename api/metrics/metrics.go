@@ -37,6 +37,7 @@ var (
 	seconds = prometheus.NewDesc("fnlb_apply_seconds", "How long applies took, from the first step to HAProxy's confirmation.", nil, nil)
 	reloads = prometheus.NewDesc("fnlb_reload_reasons_total", "Reloads of HAProxy, by the sort of reason; one reload may have several.", []string{"reason"}, nil)
 	sources = prometheus.NewDesc("fnlb_source_up", "1 while the source sees its world; while it is 0 its last truth stays.", []string{"source"}, nil)
+	doubted = prometheus.NewDesc("fnlb_source_doubts", "Services of which the source suddenly lists much less, which is not believed yet.", []string{"source"}, nil)
 	servers = prometheus.NewDesc("fnlb_servers", "Servers, by service and health.", []string{"service", "state"}, nil)
 	build   = prometheus.NewDesc("fnlb_build_info", "Always 1; the labels tell the versions.", []string{"version", "goversion", "haproxy"}, nil)
 	ready   = prometheus.NewDesc("fnlb_ready", "1 while HAProxy runs an accepted configuration and the balancer is not stopping.", nil, nil)
@@ -44,6 +45,9 @@ var (
 	frozen  = prometheus.NewDesc("fnlb_frozen", "1 while nothing is applied because somebody froze the balancer.", nil, nil)
 	trouble = prometheus.NewDesc("fnlb_problems", "Problems that /1/lb/status lists, by kind.", []string{"kind"}, nil)
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
+	silent  = prometheus.NewDesc("fnlb_haproxy_silent", "1 while HAProxy does not answer questions.", nil, nil)
+	resumed = prometheus.NewDesc("fnlb_haproxy_continued_total", "How often somebody had stopped a process of HAProxy, which was told to go on.", nil, nil)
+	mended  = prometheus.NewDesc("fnlb_files_mended_total", "Files that HAProxy would read, which somebody changed and which were written again.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
 	dropped = prometheus.NewDesc("fnlb_log_lines_dropped_total", "Lines of the log that were dropped, because nobody read them in time or they could not be written.", nil, nil)
 )
@@ -53,7 +57,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, panics, dropped} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, doubted, servers, build, ready, reduced, frozen, trouble, starts, silent, resumed, mended, panics, dropped} {
 		ch <- d
 	}
 }
@@ -75,8 +79,9 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 		counter(reloads, n, reason)
 	}
 	s := v.o.Reporter.Status()
-	for name, up := range upByName(s.Sources) {
-		gauge(sources, up, name)
+	for name, src := range byName(s.Sources) {
+		gauge(sources, truth(src.Up), name)
+		gauge(doubted, float64(src.Doubts), name)
 	}
 	for service, byHealth := range count(s.Servers) {
 		for h, n := range byHealth {
@@ -98,6 +103,9 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	gauge(reduced, float64(len(s.Degraded)))
 	gauge(frozen, truth(s.Frozen != nil))
 	counter(starts, s.HAProxy.Restarts)
+	gauge(silent, truth(s.HAProxy.Silent))
+	counter(resumed, s.HAProxy.Continued)
+	counter(mended, s.HAProxy.Mended)
 	counter(panics, v.o.Panics())
 	counter(dropped, v.o.LogDropped())
 }
@@ -118,12 +126,12 @@ func count(list []model.ServerStatus) map[string]*[model.Maintenance + 1]int {
 	return services
 }
 
-func upByName(list []model.SourceStatus) map[string]float64 {
-	up := make(map[string]float64, len(list))
+func byName(list []model.SourceStatus) map[string]model.SourceStatus {
+	sources := make(map[string]model.SourceStatus, len(list))
 	for _, s := range list {
-		up[s.Name] = truth(s.Up)
+		sources[s.Name] = s
 	}
-	return up
+	return sources
 }
 
 func truth(b bool) float64 {

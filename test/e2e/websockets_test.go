@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/model"
+)
+
+// TestWebSockets is fault row 14: connections that were open before the first reload outlive every one that follows; with eight old
+// workers alive further reloads wait, which is told, and they are made when the connections end.
+//
+// FNLB_E2E_FULL=1 takes 500 connections and 1,000 changes in place of 60 and 200.
+func TestWebSockets(t *testing.T) {
+	conns, changes := 60, 200
+	if os.Getenv("FNLB_E2E_FULL") != "" {
+		conns, changes = 500, 1000
+	}
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := append(three(t), NewNode(t, "d"))
+		talk := http.HandlerFunc(echo)
+		for _, node := range n {
+			node.Handler.Store(&talk)
+		}
+		b := Start(t, h, "--nodes", list(n[:3]...))
+		b.WaitOnline(n[:3]...)
+		st := b.WaitApplied()
+		master := st.HAProxy.Master
+		var open []*webSocket
+		defer func() {
+			for _, ws := range open {
+				ws.close()
+			}
+		}()
+		dial := func() { open = append(open, dialWebSocket(t, b.Traffic, len(open))) }
+		alive := func(when string) {
+			t.Helper()
+			for i, ws := range open {
+				if err := ws.ping(); err != nil {
+					t.Errorf("%s: connection %d: %v", when, i, err)
+				}
+			}
+		}
+		for range conns {
+			dial()
+		}
+		before := weigh(t, b, master)
+		change := func(i int) {
+			if i%2 == 0 {
+				b.Put(n[3].Addr)
+			} else {
+				b.Delete(n[3].Addr)
+			}
+		}
+		began, reloads := time.Now(), b.reloads()
+		for i := range changes { // as fast as they are taken: what comes during a reload is one further reload
+			change(i)
+			if i%10 == 0 {
+				b.WaitApplied()
+				b.WaitOnline(n...)
+			}
+			if i%50 == 49 {
+				alive(fmt.Sprintf("after %d changes", i+1))
+			}
+		}
+		b.WaitApplied()
+		alive("after all changes")
+		t.Logf("%d changes in %s made %d reloads", changes, time.Since(began), b.reloads()-reloads)
+		b.WaitStatus(func(st model.Status) bool { return st.HAProxy.OldWorkers == 1 })
+
+		// A connection in each worker from now on, so that none of them ends.
+		mark := len(b.Log())
+		for i := 0; b.Status().HAProxy.OldWorkers < 8; i++ {
+			dial()
+			worker := b.Status().HAProxy.Worker
+			change(i)
+			b.WaitStatus(func(st model.Status) bool { return st.HAProxy.Worker != worker || st.HAProxy.OldWorkers == 8 })
+		}
+		held := b.Status()
+		for i := range changes {
+			change(i + 1)
+		}
+		change(0) // in the end the fourth node is wanted
+		m := NewNode(t, "m")
+		m.Handler.Store(&talk)
+		b.Put(m.Addr)
+		b.WaitLog(mark, "level=WARN", "changes wait", "old_workers=8")
+		b.WaitStatus(func(st model.Status) bool {
+			return st.Wanted > st.Applied && strings.Contains(fmt.Sprint(st.Degraded), "changes wait while 8 workers") && st.HAProxy.Worker == held.HAProxy.Worker
+		})
+		alive("while changes wait")
+		most := weigh(t, b, master)
+		if most.processes > 10 {
+			t.Errorf("%d processes of HAProxy", most.processes)
+		}
+		for _, ws := range open {
+			ws.close()
+		}
+		open = nil
+		b.WaitLog(mark, "changes go on")
+		b.WaitOnline(append(n, m)...)
+		b.WaitApplied()
+		var after weight
+		b.Eventually(func() string {
+			if after = weigh(t, b, master); after.processes != 2 {
+				return fmt.Sprintf("%d processes of HAProxy are left", after.processes)
+			}
+			return ""
+		})
+		b.WaitStatus(func(st model.Status) bool { return len(st.Degraded) == 0 && st.HAProxy.OldWorkers == 0 })
+		t.Logf("before %+v, with eight old workers %+v, after %+v", before, most, after)
+	})
+}
+
+// weight is what fnlb and all processes of HAProxy hold.
+type weight struct {
+	processes  int // of HAProxy
+	haproxy    int // kB
+	fnlb, file int // kB; open files of fnlb
+}
+
+func weigh(t *testing.T, b *Balancer, master int) weight {
+	t.Helper()
+	own := costOf(t, b.Cmd.Process.Pid)
+	w := weight{fnlb: own.rss, file: own.files}
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // it has just ended
+		}
+		_, rest, _ := strings.Cut(string(data), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 22 || f[2] != strconv.Itoa(master) || f[0] == "Z" {
+			continue
+		}
+		pages, err := strconv.Atoi(f[21])
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.processes++
+		w.haproxy += pages * os.Getpagesize() / 1024
+	}
+	return w
+}
+
+// echo answers an upgrade and then every line with itself.
+func echo(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "websocket" {
+		return
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return // the client has gone
+	}
+	defer func() { _ = conn.Close() }() // the test looks at the other end
+	_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+	for rw.Flush() == nil {
+		line, err := rw.ReadString('\n')
+		if err != nil {
+			return
+		}
+		_, _ = rw.WriteString(line) // Flush has the error
+	}
+}
+
+// webSocket is one long connection through the balancer; what it speaks after the upgrade is lines.
+type webSocket struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func dialWebSocket(t *testing.T, addr string, i int) *webSocket {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws := &webSocket{conn, bufio.NewReader(conn)}
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(conn, "GET /ws%d HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", i); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(ws.r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade %d: %v, %v", i, resp, err)
+	}
+	return ws
+}
+
+func (ws *webSocket) ping() error {
+	if err := ws.conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		return err
+	}
+	if _, err := ws.conn.Write([]byte("ping\n")); err != nil {
+		return err
+	}
+	line, err := ws.r.ReadString('\n')
+	if err == nil && line != "ping\n" {
+		err = fmt.Errorf("it says %q", line)
+	}
+	return err
+}
+
+func (ws *webSocket) close() { _ = ws.conn.Close() } // nothing is asked of it any more
