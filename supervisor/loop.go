@@ -83,6 +83,9 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	defer l.tasks.Wait()
 	defer cancel()
 	defer l.removeFiles()
+	if err := s.o.Files.removeTorn(); err != nil {
+		s.o.Log.Warn("what a killed fnlb left behind stays", "error", err)
+	}
 	if s.o.Found != nil {
 		l.startAdopt(*s.o.Found)
 	}

@@ -23,9 +23,10 @@ const (
 // observation is what one look at HAProxy gave. It is never changed.
 type observation struct {
 	worker int
-	moved  int    // the worker that serves in its place: somebody else made HAProxy reload
-	old    int    // workers of earlier configurations
-	raw    []byte // `show servers state`
+	asked  []model.Server // whose health was looked for
+	moved  int            // the worker that serves in its place: somebody else made HAProxy reload
+	old    int            // workers of earlier configurations
+	raw    []byte         // `show servers state`
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
@@ -50,7 +51,7 @@ func (l *loop) observe() {
 }
 
 func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server) observation {
-	o := observation{worker: worker}
+	o := observation{worker: worker, asked: servers}
 	procs, err := s.o.Runtime.Processes(ctx)
 	if err != nil {
 		o.err = fmt.Errorf("the master does not answer: %w", err)
@@ -221,7 +222,7 @@ func (l *loop) saw(o observation) {
 		l.haproxy.OldWorkers, l.changed = o.old, true
 	}
 	l.observed = o
-	for _, srv := range l.accepted.state.Servers {
+	for _, srv := range o.asked {
 		l.note(srv.Key(), o)
 	}
 }
