@@ -124,7 +124,7 @@ func (b *balancer) build(c *call) error {
 	}
 	b.supervisor = supervisor.New(supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render, Process: child,
-		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Launch: launch, Found: found,
+		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Sharing: new(process.Sharing).Look, Launch: launch, Found: found,
 		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,

@@ -102,8 +102,8 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), uncertain: !certain}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
-		s.o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
-		a.inForce.uncertain = true
+		s.o.Log.Warn("the text on disk cannot be read", "error", err)
+		a.inForce = &accepted{uncertain: true}
 	}
 	switch {
 	case errNoted != nil:
@@ -198,9 +198,12 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	}
 	l.foreign, l.foreignWhy = a.why != "", a.why
 	l.namesBy = now.Add(namesLimit)
-	for _, m := range l.members { // a State that came before
-		if at := l.served.at(m.server); at.IsValid() && !m.admitted {
-			m.admitted, m.addr, m.health = true, at, model.Up
+	for key, m := range l.members { // of a State that came before
+		if l.served.at(m.server).IsValid() && !m.admitted {
+			m.cancel()
+			next := &member{server: m.server, rule: m.rule, since: now}
+			l.members[key] = next
+			l.follow(key, next)
 		}
 	}
 	if l.have {

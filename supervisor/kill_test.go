@@ -92,7 +92,7 @@ func playKilled() error {
 	step, delay, _ := strings.Cut(p.step, "+")
 	s := New(Options{
 		Files: files, Abilities: abilities, Renderer: liveText{p.listen, files.State()}, Process: child, Found: found, Runtime: client,
-		Checker: process.Checker{Binary: p.binary}, Binds: process.CheckBinds, Prober: passing{}, Resolver: net.DefaultResolver, Probes: 10,
+		Checker: process.Checker{Binary: p.binary}, Binds: process.CheckBinds, Sharing: new(process.Sharing).Look, Prober: passing{}, Resolver: net.DefaultResolver, Probes: 10,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Step: func(name string) {
 			if name != step || !armed.Load() {

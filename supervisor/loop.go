@@ -60,6 +60,8 @@ type loop struct {
 	badRenderer *model.Problem // the newest template or certificate is not in force
 	untried     []string
 	unanswered  string
+	shared      []string  // strangers on our ports
+	sharingAt   time.Time // when the ports are looked at next
 	served      *served   // by a HAProxy that was adopted, until the first State has come
 	namesBy     time.Time // after an adoption, the first State waits until then for its names; zero: no more
 	left        bool      // a HAProxy that could not be adopted runs, and keeps its files

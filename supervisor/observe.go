@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 )
@@ -30,17 +31,22 @@ type observation struct {
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
+	ports  sharing
 }
 
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
 	worker, prev, servers := l.haproxy.Worker, l.observed, l.accepted.state.Servers
+	var binds []conf.Bind
+	if !time.Now().Before(l.sharingAt) && !l.applying && !l.accepted.uncertain {
+		binds = l.accepted.text.Binds()
+	}
 	l.task(func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, observeLimit)
 		defer cancel()
 		begin := time.Now()
-		next := l.s.look(ctx, worker, prev, servers)
+		next := l.s.look(ctx, worker, prev, servers, binds)
 		took := time.Since(begin)
 		return func() {
 			l.observing = false
@@ -50,7 +56,7 @@ func (l *loop) observe() {
 	})
 }
 
-func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server) observation {
+func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server, binds []conf.Bind) observation {
 	o := observation{worker: worker, asked: servers}
 	procs, err := s.o.Runtime.Processes(ctx)
 	if err != nil {
@@ -66,6 +72,9 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 		if p != worker {
 			o.old++
 		}
+	}
+	if len(binds) > 0 {
+		o.ports = s.lookAtPorts(binds, pidsOf(procs))
 	}
 	raw, rows, err := s.o.Runtime.ServersState(ctx, worker)
 	if err != nil {
@@ -212,6 +221,9 @@ func (l *loop) saw(o observation) {
 		l.silences++
 		l.observeAt = time.Now().Add(min(observeMost<<min(l.silences, 10), quietest))
 		return
+	}
+	if o.ports.tried && !l.applying { // during a reload there may be a process that was not listed yet
+		l.sawSharing(time.Now(), o.ports)
 	}
 	l.silences = 0
 	if l.unanswered != "" {
