@@ -8,11 +8,12 @@ import (
 	"github.com/fnlb/fnlb/haproxy/conf"
 )
 
-// The ports are looked at this often for another process that has begun to share them, or more rarely where looking costs more than a
-// hundredth of the time.
+// The ports are looked at this often for another process that has begun to share them. A look reads the kernel's table of all
+// connections, so with many of them it becomes rarer: a twentieth of the time at the most.
 const (
 	sharingEvery = 5 * time.Second
-	sharingShare = 100
+	sharingMost  = 20 * time.Second
+	sharingShare = 20
 )
 
 // sharing is what a look at the ports gave.
@@ -34,7 +35,7 @@ func (s *Supervisor) lookAtPorts(inForce []conf.Bind, pids []int) sharing {
 
 // sawSharing tells what is new about the ports.
 func (l *loop) sawSharing(now time.Time, v sharing) {
-	l.sharingAt = now.Add(max(sharingEvery, sharingShare*v.took))
+	l.sharingAt = now.Add(min(max(sharingEvery, sharingShare*v.took), sharingMost))
 	if !v.looked || slices.Equal(v.found, l.shared) {
 		return
 	}

@@ -23,6 +23,11 @@ func (b *Balancer) kill() {
 	b.T.Helper()
 	b.Signal(syscall.SIGKILL)
 	b.WaitExit()
+	b.T.Cleanup(func() { // a test that fails leaves nothing behind
+		for _, pid := range masters(b.T, b.Dir) {
+			_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended meanwhile
+		}
+	})
 }
 
 // times reads a number of repetitions from the environment; without one it is few.

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,8 +32,11 @@ func TestForeignHAProxy(t *testing.T) {
 		})
 		t.Run("another user's", func(t *testing.T) {
 			dir := ownDir(t)
-			cmd := exec.Command(h.Path, "-db", "-f", "/dev/stdin")
-			cmd.Dir, cmd.Stdin = dir, strings.NewReader(stranger(b.Traffic))
+			file := filepath.Join(dir, "haproxy.cfg")
+			if err := os.WriteFile(file, []byte(stranger(b.Traffic)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("haproxy", "-db", "-f", file) // the packaged one: the others may lie where only root looks
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: someone, Gid: someone}}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -40,8 +45,10 @@ func TestForeignHAProxy(t *testing.T) {
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait() // it was killed
 			}()
-			for Free(b.Traffic) {
-				time.Sleep(time.Millisecond)
+			for end := time.Now().Add(Patience); Free(b.Traffic); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("the other HAProxy does not listen")
+				}
 			}
 			refusedBy(t, b, h, cmd.Process.Pid)
 		})
