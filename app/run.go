@@ -133,7 +133,7 @@ func (b *balancer) build(c *call) error {
 	}
 	options := supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render, Process: child,
-		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Launch: launch, Found: found,
+		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Sharing: new(process.Sharing).Look, Launch: launch, Found: found,
 		Gone: b.gone, Rebuild: b.rebuild, Reopen: func(master int) error { return process.Reopen(master, b.dirs.masterSocket()) },
 		Stopped: process.Stopped, Continue: func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) },
 		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,

@@ -78,23 +78,32 @@ func (l *loop) startAdopt(found process.Identity) {
 // adopt asks the HAProxy that was found what it has loaded, and compares. It changes nothing but files that are wrong.
 func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption {
 	a := adoption{identity: found}
-	procs, worker, revision, err := s.awaitWorker(ctx)
-	if err != nil {
-		a.err = fmt.Errorf("adopt: process %d is the HAProxy that an earlier fnlb left on this run directory, and it does not answer: %w; it was left as it is; end it with kill -USR1 %d, or kill -9 %d when that does not help, and start again",
-			found.Master, err, found.Master, found.Master)
-		return a
+	var procs runtime.Processes
+	var revision string
+	for stopping := 0; ; {
+		var err error
+		if procs, a.identity.Worker, revision, err = s.awaitWorker(ctx); err != nil {
+			a.err = fmt.Errorf("adopt: process %d is the HAProxy that an earlier fnlb left on this run directory, and it does not answer: %w; it was left as it is; end it with kill -USR1 %d, or kill -9 %d when that does not help, and start again",
+				found.Master, err, found.Master, found.Master)
+			return a
+		}
+		if a.info, err = s.o.Runtime.Info(ctx, a.identity.Worker); err != nil || !a.info.Stopping {
+			break
+		}
+		if stopping == a.identity.Worker {
+			a.finishing = true
+			return a
+		}
+		stopping = a.identity.Worker // a reload may have been under way: then another serves by now
 	}
-	a.identity.Worker = worker
-	if a.info, err = s.o.Runtime.Info(ctx, worker); err == nil && a.info.Stopping {
-		a.finishing = true
-		return a
-	}
+	worker := a.identity.Worker
 	noted, errNoted := s.o.Files.Noted()
 	bundle, certain := s.o.Files.find(revision, noted)
 	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), uncertain: !certain}
+	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
-		s.o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
-		a.inForce.uncertain = true
+		s.o.Log.Warn("the text on disk cannot be read", "error", err)
+		a.inForce = &accepted{uncertain: true}
 	}
 	switch {
 	case errNoted != nil:
@@ -192,9 +201,12 @@ func (l *loop) adopted(a adoption, began time.Time) {
 		l.foreign, l.foreignWhy = true, "adopted, and it is frozen on another text"
 	}
 	l.namesBy = now.Add(namesLimit)
-	for _, m := range l.members { // a State that came before
-		if at := l.served.at(m.server); at.IsValid() && !m.admitted {
-			m.admitted, m.addr, m.health = true, at, model.Up
+	for key, m := range l.members { // of a State that came before
+		if l.served.at(m.server).IsValid() && !m.admitted {
+			m.cancel()
+			next := &member{server: m.server, rule: m.rule, since: now}
+			l.members[key] = next
+			l.follow(key, next)
 		}
 	}
 	if l.have {

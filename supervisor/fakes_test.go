@@ -37,6 +37,8 @@ type world struct {
 	revision    string // of own.cfg then
 	stopping    bool   // the worker only finishes its requests
 	superseded  int
+	ticks       uint64   // when the master was started
+	strangers   []string // who shares our ports
 	starts      []time.Time
 	reloads     []time.Time
 	stops       int
@@ -132,6 +134,11 @@ func newWorld(t *testing.T) *world {
 			w.worker++
 			w.load()
 			return nil
+		},
+		Sharing: func([]conf.Bind, []int) ([]string, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.strangers, nil
 		},
 		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w),
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
@@ -285,7 +292,7 @@ func (p *fakeProcess) Start(_ context.Context, _ string) (process.Identity, erro
 	p.alive = true
 	p.worker++
 	(*world)(p).load()
-	return process.Identity{Master: 99, Worker: p.worker, Started: time.Now()}, nil
+	return process.Identity{Master: 99, Worker: p.worker, Started: time.Now(), Ticks: p.ticks}, nil
 }
 
 // load reads the file as HAProxy does; mu is held.

@@ -72,6 +72,20 @@ func (f Files) Remove(frozen bool) error {
 	return errors.Join(errs...)
 }
 
+// removeTorn deletes what a fnlb that was killed in the middle of a write left beside the file.
+func (f Files) removeTorn() error {
+	var errs []error
+	for _, name := range []string{f.Config, f.candidate(), f.Last(), f.Own(), f.ownCandidate(), f.State(), f.Applied()} {
+		// As renameio names them.
+		torn, err := filepath.Glob(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"[0-9]*"))
+		errs = append(errs, err)
+		for _, t := range torn {
+			errs = append(errs, os.Remove(t))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // write replaces a file as a whole: temporary file, fsync, rename, fsync of the folder. On error the old file is as it was.
 func write(name string, data []byte, mode fs.FileMode) error {
 	if err := renameio.WriteFile(name, data, mode, renameio.WithTempDir(filepath.Dir(name)), renameio.IgnoreUmask()); err != nil {

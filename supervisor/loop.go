@@ -83,6 +83,8 @@ type loop struct {
 	advice      advice
 	untried     []string
 	unanswered  string
+	shared      []string  // strangers on our ports
+	sharingAt   time.Time // when the ports are looked at next
 	served      *served   // by a HAProxy that was adopted, until the first State has come
 	namesBy     time.Time // after an adoption, the first State waits until then for its names; zero: no more
 	left        bool      // a HAProxy that could not be adopted runs, and keeps its files
@@ -107,6 +109,9 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	defer cancel()
 	defer l.removeFiles()
 	defer l.refuseOrders()
+	if err := s.o.Files.removeTorn(); err != nil {
+		s.o.Log.Warn("what a killed fnlb left behind stays", "error", err)
+	}
 	l.resume()
 	if s.o.Found != nil && l.failure == nil {
 		l.startAdopt(*s.o.Found)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 )
@@ -23,12 +24,14 @@ const (
 // observation is what one look at HAProxy gave. It is never changed.
 type observation struct {
 	worker int
-	moved  int    // the worker that serves in its place: somebody else made HAProxy reload
-	old    int    // workers of earlier configurations
-	raw    []byte // `show servers state`
+	asked  []model.Server // whose health was looked for
+	moved  int            // the worker that serves in its place: somebody else made HAProxy reload
+	old    int            // workers of earlier configurations
+	raw    []byte         // `show servers state`
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
+	ports  sharing
 
 	stopped   int  // a process of HAProxy that somebody stopped: nothing was asked
 	continued bool // and that was told to go on; err says why it could not be
@@ -38,13 +41,17 @@ type observation struct {
 func (l *loop) observe() {
 	l.observing = true
 	worker, master, stopped, prev, servers := l.haproxy.Worker, l.haproxy.Master, l.halted, l.observed, l.shown()
+	var binds []conf.Bind
+	if !time.Now().Before(l.sharingAt) && !l.applying && !l.accepted.uncertain {
+		binds = l.accepted.text.Binds()
+	}
 	l.task(func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, observeLimit)
 		defer cancel()
 		begin := time.Now()
 		next := l.s.nudge(worker, master, stopped)
 		if next.stopped == 0 {
-			next = l.s.look(ctx, worker, prev, servers)
+			next = l.s.look(ctx, worker, prev, servers, binds)
 		}
 		if next.err != nil && next.stopped == 0 { // perhaps since then
 			next.stopped = l.s.stoppedOf(worker, master)
@@ -58,8 +65,8 @@ func (l *loop) observe() {
 	})
 }
 
-func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server) observation {
-	o := observation{worker: worker}
+func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server, binds []conf.Bind) observation {
+	o := observation{worker: worker, asked: servers}
 	procs, err := s.o.Runtime.Processes(ctx)
 	if err != nil {
 		o.err = fmt.Errorf("the master does not answer: %w", err)
@@ -74,6 +81,9 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 		if p != worker {
 			o.old++
 		}
+	}
+	if len(binds) > 0 {
+		o.ports = s.lookAtPorts(binds, pidsOf(procs))
 	}
 	raw, rows, err := s.o.Runtime.ServersState(ctx, worker)
 	if err != nil {
@@ -252,12 +262,15 @@ func (l *loop) saw(o observation) {
 		l.observeAt = time.Now().Add(min(observeMost<<min(l.silences, 10), quietest))
 		return
 	}
+	if o.ports.tried && !l.applying { // during a reload there may be a process that was not listed yet
+		l.sawSharing(time.Now(), o.ports)
+	}
 	l.answers()
 	if l.haproxy.OldWorkers != o.old {
 		l.haproxy.OldWorkers, l.changed = o.old, true
 	}
 	l.observed = o
-	for _, srv := range l.shown() {
+	for _, srv := range o.asked {
 		l.note(srv.Key(), o)
 	}
 }

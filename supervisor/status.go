@@ -147,6 +147,10 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	if l.accepted != nil {
 		out = append(out, Notes(l.accepted.bundle)...)
 	}
+	for _, who := range l.shared {
+		out = append(out, model.Problem{Kind: model.Conflict, Owner: model.Owner{Source: "listener", Name: who}, Reason: "another process listens on this port too, and the kernel gives it a part of the clients", Mend: "end that process"})
+		degraded = append(degraded, "a port is shared with another process: "+who)
+	}
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
 	}

@@ -57,6 +57,9 @@ type Resolver interface {
 // BindChecker tries listen addresses: haproxy/process.CheckBinds.
 type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.Bind, err error)
 
+// PortWatcher names the processes besides ours that listen where HAProxy does: haproxy/process.Sharing.
+type PortWatcher func(inForce []conf.Bind, pids []int) (found []string, err error)
+
 // Options are the supervisor's parts and limits. All are needed but Allowed, Found and Step.
 type Options struct {
 	Files     Files
@@ -66,6 +69,7 @@ type Options struct {
 	Runtime   Runtime
 	Checker   Checker
 	Binds     BindChecker
+	Sharing   PortWatcher
 	Prober    Prober
 	Resolver  Resolver
 	Launch    Launch

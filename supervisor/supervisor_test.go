@@ -17,7 +17,16 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("SUPERVISOR_TEST_CHILD") != "" {
+		if err := playKilled(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // inBubble runs a test in fake time, with a world that is stopped at the end.
 func inBubble(t *testing.T, f func(w *world)) {

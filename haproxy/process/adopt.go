@@ -199,18 +199,30 @@ func processesOf(socket string) (masters, orphans []int) {
 	return masters, orphans
 }
 
+// execPatience bounds the moment in which a process that executes another program has no command line (seen with wrapper scripts, and
+// with masters that re-execute themselves at a reload).
+const execPatience = 200 * time.Millisecond
+
 // describe reads a living process's command line and state.
 func describe(pid int) (args []string, st procStat, ok bool) {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || len(line) == 0 { // it has ended, or is a kernel's own
-		return nil, st, false
+	for end := time.Now().Add(execPatience); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil, st, false
+		}
+		if st, ok = parseStat(data); !ok || st.ended() || st.kernels() {
+			return nil, st, false
+		}
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		switch {
+		case err != nil:
+			return nil, st, false
+		case len(line) > 0:
+			return strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00"), st, true
+		case time.Now().After(end):
+			return nil, st, false
+		}
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, st, false
-	}
-	st, ok = parseStat(data)
-	return strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00"), st, ok && !st.ended()
 }
 
 // isOurs reports whether a process was started with this master socket. The same path in another mount namespace, such as a

@@ -120,11 +120,15 @@ func processes() []int {
 type procStat struct {
 	state                  byte
 	parent, group, threads int
+	flags                  uint64
 	ticks                  uint64 // when it was started, in the kernel's clock; exec does not change it
 }
 
 // ended: of a process of several threads the first may be a zombie while others still hold its files.
 func (s procStat) ended() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
+
+// kernels: the kernel's own processes have no command line (PF_KTHREAD).
+func (s procStat) kernels() bool { return s.flags&0x00200000 != 0 }
 
 // clockTick is how many ticks a second has on all of Linux's platforms that Go knows (USER_HZ).
 const clockTick = 100
@@ -155,8 +159,10 @@ func parseStat(data []byte) (procStat, bool) {
 			return procStat{}, false
 		}
 	}
-	var err error
-	if s.ticks, err = strconv.ParseUint(string(f[19]), 10, 64); err != nil {
+	var errFlags, errTicks error
+	s.flags, errFlags = strconv.ParseUint(string(f[6]), 10, 64)
+	s.ticks, errTicks = strconv.ParseUint(string(f[19]), 10, 64)
+	if errFlags != nil || errTicks != nil {
 		return procStat{}, false
 	}
 	return s, true

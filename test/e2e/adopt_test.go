@@ -23,6 +23,11 @@ func (b *Balancer) kill() {
 	b.T.Helper()
 	b.Signal(syscall.SIGKILL)
 	b.WaitExit()
+	b.T.Cleanup(func() { // a test that fails leaves nothing behind
+		for _, pid := range masters(b.T, b.Dir) {
+			_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended meanwhile
+		}
+	})
 }
 
 // times reads a number of repetitions from the environment; without one it is few.
@@ -375,7 +380,13 @@ func killAtRandom(b *Balancer, h haproxytest.HAProxy, n []*Node, seed uint64) in
 		b.kill()
 		b.Run(h, "--nodes", list(n[:3]...))
 	}
-	b.WaitStatus(func(st model.Status) bool { return st.Phase == model.Serving })
+	b.Eventually(func() string {
+		var st model.Status
+		if err := b.Get("/1/lb/status", &st); err != nil || st.Phase != model.Serving {
+			return fmt.Sprintf("phase %q, %v", st.Phase, err)
+		}
+		return ""
+	})
 	if r.IntN(2) == 0 {
 		b.Put(n[3].Addr)
 		b.WaitOnline(n...)
