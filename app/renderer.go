@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,6 +26,7 @@ type renderer struct {
 	template *templates.Template
 	globals  templates.Globals
 	files    map[string]conf.File
+	sum      [sha256.Size]byte // of the files that were read
 }
 
 // Render makes the supervisor's bundle.
@@ -49,21 +51,42 @@ func newRenderer(s *config.Settings, user identity, stateFile string) (*renderer
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}
+	sum := sha256.New()
 	if s.Template != "" {
-		text, err := os.ReadFile(s.Template)
+		text, err := readTemplate(s.Template)
 		if err != nil {
 			return nil, fmt.Errorf("read the template: %w; correct --template", err)
 		}
-		if r.template, err = templates.Parse(filepath.Base(s.Template), text); err != nil {
-			return nil, fmt.Errorf("%w; correct %s", err, s.Template)
+		if r.template, err = templates.Parse(s.Template, text); err != nil {
+			return nil, err
 		}
+		fmt.Fprintf(sum, "%s %d\n%s", s.Template, len(text), text)
 	}
 	if s.TLSCert != "" {
 		if err := r.certificate(s); err != nil {
 			return nil, err
 		}
+		fmt.Fprint(sum, r.globals.CertDir) // named by the content
 	}
+	sum.Sum(r.sum[:0])
 	return r, nil
+}
+
+// readTemplate reads a regular file, and of one that is too large no more than what shows that.
+func readTemplate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, templates.MaxSource+1))
 }
 
 // certificate reads and tries the certificate. HAProxy gets a copy in the run directory, so that a file that breaks later
