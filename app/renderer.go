@@ -40,14 +40,14 @@ func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) 
 }
 
 // newRenderer reads the template and the certificate that the settings name.
-func newRenderer(s *config.Settings, user identity, stateFile string) (*renderer, error) {
+func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*renderer, error) {
 	dirs := dirsOf(s)
 	r := &renderer{
 		template: templates.Builtin(),
 		globals: templates.Globals{
 			User: user.name, Group: user.group,
-			PidFile: filepath.Join(s.RunDir, "haproxy.pid"), SockFile: filepath.Join(dirs.private, "stats.sock"),
-			StateFile: stateFile, ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			PidFile: files.PidFile(), SockFile: files.StatsSocket(),
+			StateFile: files.State(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}

@@ -43,7 +43,7 @@ func (b *balancer) reread(asked bool) {
 		b.s.Template = b.s.Appears
 		b.log.Info("the template is there now", "file", b.s.Template)
 	}
-	r, err := newRenderer(&b.s, b.worker, b.files.State())
+	r, err := newRenderer(&b.s, b.worker, b.files)
 	var sum [sha256.Size]byte
 	if err == nil {
 		sum = r.sum

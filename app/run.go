@@ -94,7 +94,7 @@ func (b *balancer) build(c *call) error {
 	if b.worker, err = workerIdentity(&b.s); err != nil {
 		return err
 	}
-	render, err := newRenderer(&b.s, b.worker, b.files.State())
+	render, err := newRenderer(&b.s, b.worker, b.files)
 	if err != nil {
 		return err
 	}

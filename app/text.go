@@ -95,8 +95,7 @@ func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	files := supervisor.Files{Dir: s.RunDir}
-	r, err := newRenderer(s, worker, files.State())
+	r, err := newRenderer(s, worker, supervisor.Files{Dir: s.RunDir})
 	if err != nil {
 		return conf.Bundle{}, err
 	}
