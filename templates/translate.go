@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -76,13 +75,13 @@ func mentions(main []byte) bool {
 // direction is about the same header, or may change what a condition sees.
 type ruleSet struct {
 	count map[string]int             // rules by directive
-	words map[string][]string        // their words, in small letters
+	words map[string]string          // their words and those of conditions, in small letters
 	del   map[string]map[string]bool // headers by directive of the successor
 	add   map[string]map[string]bool
 }
 
 func rulesOf(t conf.Text) ruleSet {
-	set := ruleSet{count: map[string]int{}, words: map[string][]string{}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}}
+	set := ruleSet{count: map[string]int{}, words: map[string]string{"http-request": "", "http-response": ""}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}}
 	for _, s := range t.Sections {
 		for _, l := range s.Lines {
 			key := l.Words[0]
@@ -90,9 +89,11 @@ func rulesOf(t conf.Text) ruleSet {
 				key = "http-response"
 			}
 			set.count[key]++
-			if key == "http-request" || key == "http-response" {
-				for _, w := range l.Words[1:] {
-					set.words[key] = append(set.words[key], strings.ToLower(w))
+			if rule := key == "http-request" || key == "http-response"; rule || key == "acl" {
+				for direction := range set.words {
+					if direction == key || !rule { // an acl may be about either
+						set.words[direction] += strings.ToLower(strings.Join(l.Words[1:], "\n")) + "\n"
+					}
 				}
 			}
 			if name, _, ok := header(l.Words); ok {
@@ -138,7 +139,7 @@ func (set ruleSet) successor(words []string) (string, bool) {
 	low := strings.ToLower(name)
 	switch {
 	case set.add[was.rules][low] && set.del[was.rules][low],
-		slices.Contains(set.words[was.rules], low),
+		strings.Contains(set.words[was.rules], low),
 		len(words) > 2 && set.count[was.rules] > 0:
 		return "", false
 	}
