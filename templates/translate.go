@@ -78,10 +78,23 @@ type ruleSet struct {
 	words map[string]string          // their words and those of conditions, in small letters
 	del   map[string]map[string]bool // headers by directive of the successor
 	add   map[string]map[string]bool
+	alone map[[2]string]bool // by directive and header: nothing else is about it; filled as it is asked
+}
+
+// isAlone reports whether nothing else of a direction is about a header.
+func (set ruleSet) isAlone(rules, header string) bool {
+	key := [2]string{rules, header}
+	alone, known := set.alone[key]
+	if !known {
+		alone = !(set.add[rules][header] && set.del[rules][header]) && !strings.Contains(set.words[rules], header)
+		set.alone[key] = alone
+	}
+	return alone
 }
 
 func rulesOf(t conf.Text) ruleSet {
-	set := ruleSet{count: map[string]int{}, words: map[string]string{"http-request": "", "http-response": ""}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}}
+	text := map[string]*strings.Builder{"http-request": {}, "http-response": {}}
+	set := ruleSet{count: map[string]int{}, words: map[string]string{}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}, alone: map[[2]string]bool{}}
 	for _, s := range t.Sections {
 		for _, l := range s.Lines {
 			key := l.Words[0]
@@ -90,9 +103,9 @@ func rulesOf(t conf.Text) ruleSet {
 			}
 			set.count[key]++
 			if rule := key == "http-request" || key == "http-response"; rule || key == "acl" {
-				for direction := range set.words {
+				for direction := range text {
 					if direction == key || !rule { // an acl may be about either
-						set.words[direction] += strings.ToLower(strings.Join(l.Words[1:], "\n")) + "\n"
+						text[direction].WriteString(strings.ToLower(strings.Join(l.Words[1:], "\n")) + "\n")
 					}
 				}
 			}
@@ -107,6 +120,9 @@ func rulesOf(t conf.Text) ruleSet {
 				to[was.rules][strings.ToLower(name)] = true
 			}
 		}
+	}
+	for direction, words := range text {
+		set.words[direction] = words.String()
 	}
 	return set
 }
@@ -136,11 +152,7 @@ func (set ruleSet) successor(words []string) (string, bool) {
 		return "", false
 	}
 	was := removed[words[0]]
-	low := strings.ToLower(name)
-	switch {
-	case set.add[was.rules][low] && set.del[was.rules][low],
-		strings.Contains(set.words[was.rules], low),
-		len(words) > 2 && set.count[was.rules] > 0:
+	if !set.isAlone(was.rules, strings.ToLower(name)) || len(words) > 2 && set.count[was.rules] > 0 {
 		return "", false
 	}
 	line := []string{was.rules, "del-header", name}

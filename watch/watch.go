@@ -200,7 +200,7 @@ func identify(path string) (identity, error) {
 	if !ok {
 		return identity{}, fmt.Errorf("%s has no number", path)
 	}
-	return identity{uint64(st.Dev), st.Ino}, nil
+	return identity{st.Dev, st.Ino}, nil
 }
 
 // content is what a file holds, or why that is not known.
@@ -222,7 +222,7 @@ func (r *run) look() (wait time.Duration, differs bool) {
 		now[i].sum = sum
 		if err != nil {
 			now[i].err = err.Error()
-			gone = gone || r.known != nil && r.known[i].err == "" && errors.Is(err, fs.ErrNotExist)
+			gone = gone || i < len(r.known) && r.known[i].err == "" && errors.Is(err, fs.ErrNotExist)
 		}
 	}
 	switch {

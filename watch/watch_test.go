@@ -284,9 +284,9 @@ func TestTimes(t *testing.T) {
 		b.write("t", "late") // at 8 s, without an event
 		time.Sleep(11 * time.Second)
 	})
-	want := []time.Duration{0, 100, 3000, 3550, 5600, 7600, 17600}
-	for i := range want {
-		want[i] *= time.Millisecond
+	var want []time.Duration
+	for _, ms := range []int{0, 100, 3000, 3550, 5600, 7600, 17600} {
+		want = append(want, time.Duration(ms)*time.Millisecond)
 	}
 	if fmt.Sprint(at) != fmt.Sprint(want) {
 		t.Errorf("it told at %v, want %v", at, want)

@@ -136,7 +136,7 @@ func TestPlace(t *testing.T) {
 		b.WaitLog(mark, "refused", "what ran goes on", tmpl+":3")
 		want := model.Place{
 			ConfigLine: 3, ConfigText: "user " + n.Addr + " insecure-password ******** bogus",
-			Template: tmpl, TemplateLine: 3, TemplateText: "user {{.Name}} insecure-password ******** bogus",
+			Template: tmpl, TemplateLine: 3, TemplateText: "user {{.Name}} insecure-password ********",
 		}
 		b.WaitStatus(func(st model.Status) bool { return len(st.Problems) == 1 && st.Problems[0].Place == want })
 		var answer struct{ Changes []model.Apply }
