@@ -151,13 +151,13 @@ func (r *run) follow() {
 	for range 5 {
 		before := maps.Clone(r.names)
 		r.names = map[string]bool{}
-		want := map[string]bool{}
+		want, files := map[string]bool{}, map[string]bool{}
 		for _, path := range r.w.paths {
 			t := follow(path)
 			maps.Copy(r.names, t.names)
 			maps.Copy(want, t.dirs)
 			if t.file != "" {
-				want[t.file] = true
+				want[t.file], files[t.file] = true, true
 			}
 		}
 		for path := range r.watched {
@@ -181,6 +181,7 @@ func (r *run) follow() {
 				settled = false
 			case errors.Is(err, fs.ErrNotExist):
 				settled = false
+			case errors.Is(err, fs.ErrPermission) && files[path]: // its folder tells when that changes
 			default:
 				r.lose(fmt.Errorf("watch %s: %w", path, err))
 			}

@@ -224,7 +224,12 @@ type fake struct {
 	refuse error
 }
 
-func (f *fake) Add(string) error    { return f.refuse }
+func (f *fake) Add(path string) error {
+	if f.refuse == unix.EACCES && filepath.Base(path) != "t" {
+		return nil // only the file may not be read
+	}
+	return f.refuse
+}
 func (f *fake) Remove(string) error { return nil }
 func (f *fake) Close() error        { return nil }
 
@@ -320,6 +325,19 @@ func TestWithoutEvents(t *testing.T) {
 		if len(at) != 6 || strings.Count(log, "\n") != 1 || !strings.Contains(log, "every 2s") {
 			t.Errorf("%s: told at %v; it says %s", name, at, log)
 		}
+	}
+}
+
+// TestUnreadableFile: a file that may not be read is no reason to look all the time.
+func TestUnreadableFile(t *testing.T) {
+	t.Parallel()
+	at, log := runFake(t, &fake{refuse: unix.EACCES}, nil, func(b *bed) {
+		time.Sleep(time.Second)
+		b.write("t", "1") // at 1 s, without an event
+		time.Sleep(slow)
+	})
+	if fmt.Sprint(at) != "[0s 10s]" || log != "" {
+		t.Errorf("told at %v; it says %s", at, log)
 	}
 }
 

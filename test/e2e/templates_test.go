@@ -9,11 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/test/load"
 )
 
 // writeFile writes a file in place.
@@ -186,6 +189,7 @@ func TestReferenceTemplate(t *testing.T) {
 					w.Header().Set("X-Other", "y")
 				})
 				n.Handler.Store(&etag)
+				m.Handler.Store(&etag)
 				tmpl := filepath.Join(TempDir(t), "haproxy.tmpl")
 				writeFile(t, tmpl, change(reference(t)))
 				b := Start(t, h, "--nodes", n.Addr, "--template", tmpl)
@@ -202,15 +206,17 @@ func TestReferenceTemplate(t *testing.T) {
 				}
 
 				// Without checks of HAProxy our gate is all the health there is: who never passed it gets nothing.
-				b.Put(m.Addr)
-				b.WaitOnline(n, m)
-				b.Put(late.Addr)
-				b.WaitStatus(func(st model.Status) bool { return len(st.Servers) == 3 })
-				if nodes, err := b.Nodes(); err != nil || nodes[late.Addr] != "offline" || nodes[m.Addr] != "online" {
-					t.Errorf("%v, %v", nodes, err)
-				}
-				b.Delete(n.Addr) // the client of a stick table goes to another one
-				b.WaitStatus(func(st model.Status) bool { return len(st.Servers) == 2 && st.Wanted == st.Applied })
+				freshLoad(t, b.Traffic, func() {
+					b.Put(m.Addr)
+					b.WaitOnline(n, m)
+					b.Put(late.Addr)
+					b.WaitStatus(func(st model.Status) bool { return len(st.Servers) == 3 })
+					if nodes, err := b.Nodes(); err != nil || nodes[late.Addr] != "offline" || nodes[m.Addr] != "online" {
+						t.Errorf("%v, %v", nodes, err)
+					}
+					b.Delete(n.Addr) // the client of a stick table goes to another one
+					b.WaitStatus(func(st model.Status) bool { return len(st.Servers) == 2 && st.Wanted == st.Applied })
+				})
 				if status, node, _ := fetch(t, b.Traffic, "/x"); status != 200 || node != "b" {
 					t.Errorf("%d from %q", status, node)
 				}
@@ -228,11 +234,9 @@ func TestReferenceTemplate(t *testing.T) {
 				if told := strings.Count(b.Log(), "rspdel"); told != 1 {
 					t.Errorf("the directive was told %d times", told)
 				}
-				var config strings.Builder
 				text, err := os.ReadFile(filepath.Join(b.Dir, "haproxy.cfg"))
 				mustDo(t, err)
-				config.Write(text)
-				if strings.Contains(config.String(), "listen stats") || !strings.Contains(config.String(), "daemon") {
+				if strings.Contains(string(text), "listen stats") || !strings.Contains(string(text), "daemon") {
 					t.Error("the text is not what the template gives with .Stats off")
 				}
 				if parent := parentOf(t, st.HAProxy.Master); parent != b.Cmd.Process.Pid {
@@ -241,6 +245,24 @@ func TestReferenceTemplate(t *testing.T) {
 				stopClean(t, b, st.HAProxy.Master, st.HAProxy.Worker)
 			})
 		})
+	}
+}
+
+// freshLoad is underLoad with a connection for each request: a template without idle-close-on-response cannot keep connections whole.
+func freshLoad(t *testing.T, addr string, f func()) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	var result load.Result
+	var err error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		result, err = load.Run(ctx, load.Options{Address: addr, Paths: paths(50), Timeout: Patience, Groups: []load.Group{{Workers: 4, Think: 5 * time.Millisecond}}})
+	})
+	f()
+	stop()
+	wg.Wait()
+	if err != nil || result.Failed > 0 {
+		t.Errorf("%d requests failed of %s: %v, %v", result.Failed, result, result.Failures[:min(3, len(result.Failures))], err)
 	}
 }
 
