@@ -40,6 +40,7 @@ var imports = []struct {
 	{pkg: "api/access", may: []string{"model"}, why: "who may do what is decided before any handler"},
 	{pkg: "api/rest", may: []string{"model", "api", "api/access"}, why: "handlers know the contract of api alone"},
 	{pkg: "api/metrics", may: []string{"model", "api"}, why: "metrics are a view on Status", only: "github.com/prometheus/"},
+	{pkg: "watch", why: "that a file has changed has nothing to do with what is in it", only: "github.com/fsnotify/"},
 	{pkg: "sample/web", why: "a sample stands alone"},
 	{pkg: "bench/…", may: []string{"bench/…", "test/…", "model"}, why: "a benchmark drives the binary from outside"},
 	{pkg: "test/…", may: []string{"…"}, why: "tests drive everything"},

@@ -227,9 +227,9 @@ func TestArchitecture(t *testing.T) {
 	}
 }
 
-// TestTemplateFields: docs/template.md lists every field and function that a template has.
+// TestTemplateFields: docs/templates.md lists every field and function that a template has.
 func TestTemplateFields(t *testing.T) {
-	text := readText(t, "docs/template.md")
+	text := readText(t, "docs/templates.md")
 	seen := map[reflect.Type]bool{}
 	var walk func(of reflect.Type, path string)
 	walk = func(of reflect.Type, path string) {
@@ -243,7 +243,7 @@ func TestTemplateFields(t *testing.T) {
 		for _, f := range reflect.VisibleFields(of) {
 			name := path + "." + f.Name
 			if f.Type.Kind() != reflect.Struct && !strings.Contains(text, "`"+name+"`") {
-				t.Errorf("docs/template.md lacks %s", name)
+				t.Errorf("docs/templates.md lacks %s", name)
 			}
 			walk(f.Type, name)
 		}
@@ -251,11 +251,11 @@ func TestTemplateFields(t *testing.T) {
 	walk(reflect.TypeFor[templates.Data](), "")
 }
 
-// TestTemplateExample: the template in docs/template.md renders, and every HAProxy accepts its text.
+// TestTemplateExample: the template in docs/templates.md renders, and every HAProxy accepts its text.
 func TestTemplateExample(t *testing.T) {
-	blocks := fence.FindAllStringSubmatch(readText(t, "docs/template.md"), -1)
+	blocks := fence.FindAllStringSubmatch(readText(t, "docs/templates.md"), -1)
 	if len(blocks) == 0 {
-		t.Fatal("docs/template.md has no example")
+		t.Fatal("docs/templates.md has no example")
 	}
 	tmpl, err := templates.Parse("example", []byte(blocks[len(blocks)-1][1]))
 	if err != nil {

@@ -25,13 +25,14 @@ type Program struct {
 	Env            func(string) (string, bool)
 	Stdout, Stderr io.Writer
 	Signals        func() <-chan os.Signal // called once, by the balancer itself
+	Template       string                  // the default of --template, for tests; empty: /haproxy.tmpl
 }
 
 // The exit codes.
 const (
 	exitOK     = 0
 	exitFailed = 1 // it ran, and failed
-	exitUsage  = 2 // wrong use
+	exitUsage  = 2 // wrong use; fnlb diff: trouble
 )
 
 // command is one sub-command; the flags of the balancer hold for all, so that they tell what a balancer with them would do.
@@ -61,6 +62,7 @@ func commands() []command {
 		{"run", "", "run the balancer (also without a command)", false, runBalancer},
 		{"render", "", "print the configuration that these flags give", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
+		{"diff", "", "show what these flags would change", true, diffText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
 		{"freeze", "[REASON…]", "stop all changes of a running balancer", true, freeze},
 		{"thaw", "", "end a freeze", true, thaw},
@@ -124,7 +126,11 @@ var errSilent = errors.New("failed")
 // fail prints an error as one line and chooses the exit code.
 func (p Program) fail(err error) int {
 	var usage *config.UsageError
+	var cannot trouble
 	switch {
+	case errors.As(err, &cannot):
+		p.say(p.Stderr, "fnlb: %v\n", cannot)
+		return exitUsage
 	case errors.As(err, &usage):
 		p.say(p.Stderr, "fnlb: %v\n", usage)
 		return exitUsage
@@ -158,7 +164,7 @@ func (p Program) help(w io.Writer, code int) int {
 // host tells config what it must know of the machine.
 func (p Program) host() config.Host {
 	return config.Host{
-		Env: p.Env, UID: os.Getuid(), TempDir: os.TempDir(),
+		Env: p.Env, UID: os.Getuid(), Template: p.Template, TempDir: os.TempDir(),
 		Writable: func(dir string) bool { return unix.Access(dir, unix.W_OK) == nil },
 		Exists: func(file string) bool {
 			info, err := os.Stat(file)

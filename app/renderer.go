@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,6 +26,7 @@ type renderer struct {
 	template *templates.Template
 	globals  templates.Globals
 	files    map[string]conf.File
+	sum      [sha256.Size]byte // of the files that were read
 }
 
 // Render makes the supervisor's bundle.
@@ -38,32 +40,53 @@ func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) 
 }
 
 // newRenderer reads the template and the certificate that the settings name.
-func newRenderer(s *config.Settings, user identity, stateFile string) (*renderer, error) {
+func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*renderer, error) {
 	dirs := dirsOf(s)
 	r := &renderer{
 		template: templates.Builtin(),
 		globals: templates.Globals{
 			User: user.name, Group: user.group,
-			PidFile: filepath.Join(s.RunDir, "haproxy.pid"), SockFile: filepath.Join(dirs.private, "stats.sock"),
-			StateFile: stateFile, ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			PidFile: files.PidFile(), SockFile: files.StatsSocket(),
+			StateFile: files.State(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}
+	sum := sha256.New()
 	if s.Template != "" {
-		text, err := os.ReadFile(s.Template)
+		text, err := readTemplate(s.Template)
 		if err != nil {
 			return nil, fmt.Errorf("read the template: %w; correct --template", err)
 		}
-		if r.template, err = templates.Parse(filepath.Base(s.Template), text); err != nil {
-			return nil, fmt.Errorf("%w; correct %s", err, s.Template)
+		if r.template, err = templates.Parse(s.Template, text); err != nil {
+			return nil, err
 		}
+		fmt.Fprintf(sum, "%s %d\n%s", s.Template, len(text), text)
 	}
 	if s.TLSCert != "" {
 		if err := r.certificate(s); err != nil {
 			return nil, err
 		}
+		fmt.Fprint(sum, r.globals.CertDir) // named by the content
 	}
+	sum.Sum(r.sum[:0])
 	return r, nil
+}
+
+// readTemplate reads a regular file, and of one that is too large no more than what shows that.
+func readTemplate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, templates.MaxSource+1))
 }
 
 // certificate reads and tries the certificate. HAProxy gets a copy in the run directory, so that a file that breaks later

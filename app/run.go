@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,6 +32,7 @@ import (
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
+	"github.com/fnlb/fnlb/watch"
 )
 
 // barrier is how long the first State waits for a source that says nothing.
@@ -55,9 +57,12 @@ type balancer struct {
 	notify     *notifier
 	servers    []server
 	held       *locks
-	serve      func(server)   // serves one more listener until the end
-	open       []reopened     // how the sockets of the run directory are made
-	closers    []func() error // what must be undone at the end, in reverse order
+	serve      func(server)      // serves one more listener until the end
+	open       []reopened        // how the sockets of the run directory are made
+	watched    []string          // files that are read again when they change
+	touched    chan struct{}     // one of them is another one
+	read       [sha256.Size]byte // sum of what was read last; since the start the signals' goroutine owns it
+	closers    []func() error    // what must be undone at the end, in reverse order
 }
 
 // server is one listener of the management API.
@@ -103,8 +108,12 @@ func (b *balancer) build(c *call) error {
 	if b.worker, err = workerIdentity(&b.s); err != nil {
 		return err
 	}
-	render, err := newRenderer(&b.s, b.worker, b.files.State())
+	render, err := newRenderer(&b.s, b.worker, b.files)
 	if err != nil {
+		return err
+	}
+	b.touched, b.read = make(chan struct{}, 1), render.sum
+	if b.watched, err = watchedFiles(&b.s); err != nil {
 		return err
 	}
 	rules, err := accessRules(&b.s, b.log)
@@ -365,6 +374,7 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 	for _, s := range b.servers {
 		b.serve(s)
 	}
+	part("watch", func() error { return watch.New(b.log, b.watched...).Run(others, b.touch) })
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {
 		b.notify.run(others, b.supervisor.Status)
@@ -382,17 +392,19 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 	return g.Wait()
 }
 
-// obey turns signals into what they mean until ctx ends.
+// obey turns signals, and changes of watched files, into what they mean until ctx ends.
 func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, stopNow func()) {
 	stopping := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-b.touched:
+			b.reread(false)
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP:
-				b.notify.reload(b.reread)
+				b.notify.reload(func() { b.reread(true) })
 			case stopping:
 				b.log.Warn("second signal, stopping at once", "signal", sig)
 				stopNow()
@@ -403,20 +415,6 @@ func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, sto
 			}
 		}
 	}
-}
-
-// reread reads template and certificate again, for SIGHUP. What cannot be read changes nothing.
-func (b *balancer) reread() {
-	r, err := newRenderer(&b.s, b.worker, b.files.State())
-	if err != nil {
-		b.log.Error("not read again, what ran goes on", "error", err)
-		b.supervisor.Unreadable(model.Problem{
-			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
-		})
-		return
-	}
-	b.log.Info("read again")
-	b.supervisor.SetRenderer(r, "SIGHUP")
 }
 
 // close undoes what build did, in reverse order.

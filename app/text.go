@@ -20,10 +20,11 @@ import (
 // render prints the configuration that the flags give. It needs neither HAProxy nor root: without a HAProxy it writes for the
 // oldest that is supported.
 func render(c *call) error {
-	b, err := c.bundle(c.abilities())
+	b, err := c.bundleOf(c.abilities(), c.serversOfFlags())
 	if err != nil {
 		return err
 	}
+	c.sayNotes(b)
 	_, err = c.Stdout.Write(b.Main)
 	return err
 }
@@ -50,7 +51,7 @@ func checkText(c *call) error {
 		}
 	}()
 	c.settings.RunDir = dir
-	b, err := c.bundle(abilities)
+	b, err := c.bundleOf(abilities, c.serversOfFlags())
 	if err != nil {
 		return err
 	}
@@ -62,6 +63,7 @@ func checkText(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.sayNotes(b)
 	c.say(c.Stdout, "the configuration is valid for HAProxy %s\n", abilities.Version)
 	return nil
 }
@@ -79,15 +81,21 @@ func (c *call) abilities() conf.Abilities {
 	return oldest
 }
 
-// bundle renders what the flags say as if every node had passed its first check.
-func (c *call) bundle(abilities conf.Abilities) (conf.Bundle, error) {
+// sayNotes tells what the template should have otherwise, although its text is good.
+func (c *call) sayNotes(b conf.Bundle) {
+	for _, p := range supervisor.Notes(b) {
+		c.say(c.Stderr, "fnlb: %s: %v\n", p.Owner.Name, p)
+	}
+}
+
+// bundleOf renders what the flags say with these servers, as if every one had passed its first check.
+func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.Bundle, error) {
 	s := &c.settings
 	worker, err := workerIdentity(s)
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	files := supervisor.Files{Dir: s.RunDir}
-	r, err := newRenderer(s, worker, files.State())
+	r, err := newRenderer(s, worker, supervisor.Files{Dir: s.RunDir})
 	if err != nil {
 		return conf.Bundle{}, err
 	}
@@ -96,19 +104,26 @@ func (c *call) bundle(abilities conf.Abilities) (conf.Bundle, error) {
 		cert = certName
 	}
 	offer := s.Pool(cert)
-	for _, n := range s.Nodes {
-		ip, err := c.resolve(n)
-		if err != nil {
-			c.say(c.Stderr, "fnlb: node %s is left out: %v\n", n, err)
-			continue
-		}
-		offer.Servers = append(offer.Servers, model.Server{Service: config.PoolService, Name: n.ServerName(), IP: ip, Port: n.Port})
-	}
+	offer.Servers = servers
 	st, problems := model.Merge([]model.Offer{offer})
 	if len(problems) > 0 {
 		return conf.Bundle{}, problems[0]
 	}
 	return r.Render(st, abilities)
+}
+
+// serversOfFlags are the nodes of --nodes that have an address.
+func (c *call) serversOfFlags() []model.Server {
+	var servers []model.Server
+	for _, n := range c.settings.Nodes {
+		ip, err := c.resolve(n)
+		if err != nil {
+			c.say(c.Stderr, "fnlb: node %s is left out: %v\n", n, err)
+			continue
+		}
+		servers = append(servers, model.Server{Service: config.PoolService, Name: n.ServerName(), IP: ip, Port: n.Port})
+	}
+	return servers
 }
 
 func (c *call) resolve(n model.Node) (netip.Addr, error) {

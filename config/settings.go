@@ -35,6 +35,7 @@ type Settings struct {
 	HAProxyConfig string
 	HAProxyUser   string // whom the worker becomes when we are root; empty: haproxy where it exists
 	Template      string // file; empty: the built-in one
+	Appears       string // file that becomes the template once it is there; empty: --template names one
 	AccessLog     string // "off", "stdout" or a file
 	WaitMin       time.Duration
 	WaitMax       time.Duration
@@ -82,6 +83,7 @@ type Host struct {
 	TempDir  string
 	Writable func(dir string) bool // a folder that exists and can be written
 	Exists   func(file string) bool
+	Template string       // the default of --template; empty: /haproxy.tmpl
 	Local    []netip.Addr // addresses of this host's interfaces
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -292,8 +293,11 @@ func complete(s *Settings, host Host) error {
 	if !filepath.IsAbs(s.HAProxyConfig) {
 		return usage("write the whole path", "--haproxy-config %q is not absolute", s.HAProxyConfig)
 	}
-	if s.Template == "" && host.Exists("/haproxy.tmpl") {
-		s.Template = "/haproxy.tmpl"
+	if s.Template == "" {
+		s.Appears = cmp.Or(host.Template, "/haproxy.tmpl")
+		if host.Exists(s.Appears) {
+			s.Template = s.Appears
+		}
 	}
 	if !s.SharedPort() && s.Listen.Overlaps(s.Management) {
 		return usage("give both flags the same address, or another port to one",

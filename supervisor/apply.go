@@ -386,7 +386,7 @@ func (l *loop) done(out outcome) {
 	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
-	if !first && out.renderer != l.accepted.renderer {
+	if !first && !l.unreadable && out.renderer != l.accepted.renderer {
 		l.badRenderer = nil
 	}
 	before := l.accepted
@@ -467,7 +467,9 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	}
 	if l.accepted.renderer != nil && out.renderer != l.accepted.renderer {
 		problem.Mend += "; mend the template or the certificate; it is read again by itself"
-		l.badRenderer = problem
+		if !l.unreadable {
+			l.badRenderer = problem
+		}
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
 		}

@@ -48,6 +48,10 @@ func (f Files) Last() string { return f.Config + ".last" }
 // Refused is the newest text that was refused, kept for reading.
 func (f Files) Refused() string { return f.Config + ".refused" }
 
+// PidFile and StatsSocket are names that users' templates may use for their own.
+func (f Files) PidFile() string     { return filepath.Join(f.Dir, "haproxy.pid") }
+func (f Files) StatsSocket() string { return filepath.Join(f.Dir, "private", "stats.sock") }
+
 func (f Files) candidate() string    { return f.Config + ".candidate" }
 func (f Files) ownCandidate() string { return f.Own() + ".candidate" }
 
@@ -64,7 +68,7 @@ func (f Files) Remove(frozen bool) error {
 	if !frozen {
 		errs = append(errs, os.RemoveAll(filepath.Join(f.Dir, Bundled)))
 	}
-	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate()} {
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.PidFile(), f.StatsSocket()} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

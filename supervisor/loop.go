@@ -80,6 +80,7 @@ type loop struct {
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
+	unreadable  bool           // it could not even be read: what an apply finds about an older one says nothing of it
 	advice      advice
 	untried     []string
 	unanswered  string
@@ -179,10 +180,10 @@ func (l *loop) task(work func(ctx context.Context) (report func())) {
 func (l *loop) take(in inbox) {
 	now := time.Now()
 	if in.unreadable != nil {
-		l.badRenderer, l.changed = in.unreadable, true
+		l.badRenderer, l.unreadable, l.changed = in.unreadable, true, true
 	}
 	if in.renderer != nil {
-		l.renderer = in.renderer
+		l.renderer, l.unreadable = in.renderer, false
 		clear(l.quarantined) // with another template they may do no harm
 		l.dirty(now, in.why)
 	}

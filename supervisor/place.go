@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -101,15 +100,23 @@ func sayPlaces(places []model.Place) string {
 // Notes gives what a person should know about the bundle's text, each once although one line of a template may make many.
 func Notes(b conf.Bundle) []model.Problem {
 	var out []model.Problem
+	type key struct {
+		line   int
+		reason string
+	}
+	seen := map[key]bool{}
 	for _, n := range b.Notes {
+		k := key{b.Origin.Line(n.Line), n.Reason}
+		if seen[k] {
+			continue
+		}
+		seen[k] = true
 		p := model.Problem{Kind: model.Invalid, Owner: model.Owner{Source: "template", Name: b.Origin.Template}, Reason: n.Reason, Mend: n.Mend}
-		if at := b.Origin.Line(n.Line); at > 0 {
+		if at := k.line; at > 0 {
 			p.Owner.Name += ":" + strconv.Itoa(at)
 			p.Place = model.Place{Template: b.Origin.Template, TemplateLine: at, TemplateText: conf.LineOf(b.Origin.Text, at)}
 		}
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
+		out = append(out, p)
 	}
 	return out
 }

@@ -330,6 +330,29 @@ func TestBadRendererBlocksNothing(t *testing.T) {
 	})
 }
 
+// TestUnreadable: a template that could not be read stays told, whatever becomes of an older one that is being loaded meanwhile.
+func TestUnreadable(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.reloadTakes = time.Second
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(5 * time.Second)
+		w.s.SetRenderer(&textRenderer{w: w, title: "two"}, "SIGHUP")
+		w.after(500 * time.Millisecond) // it is being loaded
+		w.s.Unreadable(model.Problem{Reason: "half of it", Place: model.Place{Template: "/t.tmpl", TemplateLine: 3}})
+		w.after(5 * time.Second)
+		st := w.s.Status()
+		if len(st.Degraded) != 1 || len(st.Problems) != 1 || st.Problems[0].Place.TemplateLine != 3 || !strings.Contains(w.text(), "# two") {
+			t.Errorf("%v, %+v, in force is\n%s", st.Degraded, st.Problems, w.text())
+		}
+		w.s.SetRenderer(&textRenderer{w: w, title: "three"}, "SIGHUP")
+		w.after(5 * time.Second)
+		if st := w.s.Status(); len(st.Degraded) != 0 || !strings.Contains(w.text(), "# three") {
+			t.Errorf("%v, in force is\n%s", st.Degraded, w.text())
+		}
+	})
+}
+
 // TestRefusedStateTakenBack: a refusal is told for as long as what was refused is wanted.
 func TestRefusedStateTakenBack(t *testing.T) {
 	inBubble(t, func(w *world) {

@@ -19,10 +19,10 @@ import (
 // Publish and Backend are safe without it.
 type Data struct {
 	Services  []Service // one for each listener that leads somewhere, by address and port
-	Stats     string    // "Y" where a statistics page is wanted, else empty
-	StatsPort int       // -1 where it is off
-	PidFile   string
-	SockFile  string
+	Stats     string    // "Y" where a statistics page is wanted, else empty; always empty so far
+	StatsPort int       // its port; -1 where it is off, always so far
+	PidFile   string    // file in the run directory that the template may use for HAProxy's pid
+	SockFile  string    // socket in the run directory that the template may use for statistics
 
 	Process    Process
 	Management Management
@@ -33,21 +33,21 @@ type Data struct {
 // Service is a published port and the servers behind it.
 type Service struct {
 	Publish  Publish
-	Backends []Backend // by name
+	Backends []Backend // its servers, by name
 }
 
 // Publish is where a service is reached.
 type Publish struct {
-	Port int
-	IP   string // empty: all addresses
-	Ssl  string // PEM file; empty: the port speaks no TLS
+	Port int    // port to listen on
+	IP   string // address to listen on; empty: all addresses
+	Ssl  string // PEM file with certificate and key; empty: the port speaks no TLS
 }
 
 // Backend is one server (the word is docker-loadbalancer's).
 type Backend struct {
-	Name string
-	IP   string
-	Port int
+	Name string // unique within its service; for a node HOST:PORT without brackets
+	IP   string // without brackets
+	Port int    // of the server
 
 	Address string // IP:Port, with brackets where HAProxy needs them
 	ID      int    // explicit id, which is the server's place on the ring of HAProxy before 3.0
@@ -55,27 +55,28 @@ type Backend struct {
 
 // Process is what the whole of HAProxy is.
 type Process struct {
-	User, Group string // empty: HAProxy does not change its identity
-	HardStop    string // hard-stop-after; empty: none
-	StateFile   string // server-state-file; empty: none
-	AccessLog   bool   // log to file descriptor 3
-	TLS         bool   // a listener speaks TLS
-	HashKey     bool   // servers can have hash-key addr-port
-	PassesH2C   bool   // HAProxy lets upgrades to h2c through, as 2.6 does; 3.0 stops them by itself (tried)
+	User      string // whom workers become; empty: HAProxy does not change its identity
+	Group     string // their group; empty likewise
+	HardStop  string // hard-stop-after; empty: none
+	StateFile string // server-state-file, written before each reload; empty: none
+	AccessLog bool   // the HTTP log goes to file descriptor 3
+	TLS       bool   // a listener speaks TLS
+	HashKey   bool   // servers can have hash-key addr-port
+	PassesH2C bool   // HAProxy lets upgrades to h2c through, as 2.6 does; 3.0 stops them by itself (tried)
 }
 
 // Management is how HAProxy reaches fnlb itself.
 type Management struct {
 	Used   bool     // a listener hands paths over
-	Name   string   // of the backend
-	Socket string   // Unix socket
-	Paths  []string // exact paths
+	Name   string   // name of the backend for them
+	Socket string   // Unix socket of fnlb; it wants send-proxy-v2
+	Paths  []string // the exact paths
 }
 
 // Listener is one port, HAProxy's frontend.
 type Listener struct {
-	Name           string
-	Binds          []string // addresses as words of a bind line, with their options
+	Name           string   // name of the frontend
+	Binds          []string // what follows bind: an address with its options, not to be quoted
 	Cert           string   // PEM file; empty: no TLS
 	Timeout        string   // timeout client
 	Pool           string   // name of its Pool; empty: there is none, and every request gets 503
@@ -85,16 +86,16 @@ type Listener struct {
 
 // Pool is a set of servers under one policy, HAProxy's backend.
 type Pool struct {
-	Name           string
-	Servers        []Backend
-	Check          [][]string // lines of the backend, as words
-	ServerCheck    []string   // words of its default-server line
+	Name           string     // name of the backend; that of the node pool is nodes
+	Servers        []Backend  // by name
+	Check          [][]string // lines of the health check; write each with words
+	ServerCheck    []string   // words of the check for a default-server line
 	BalanceFactor  int        // hash-balance-factor; 0: off
 	MaxConn        int        // of each server; 0: no limit
-	TimeoutConnect string
-	TimeoutServer  string
-	TimeoutQueue   string
-	Trusts         bool // a listener that leads here has TrustedProxies
+	TimeoutConnect string     // timeout connect
+	TimeoutServer  string     // timeout server
+	TimeoutQueue   string     // timeout queue
+	Trusts         bool       // a listener that leads here has TrustedProxies
 }
 
 // managementName is the backend of the management API; no service may have it.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -165,32 +164,6 @@ func TestOrder(t *testing.T) {
 			t.Fatalf("another order gives:\n%s", got)
 		}
 	}
-}
-
-// TestContract holds the field names that users' templates see: the list may grow, no line may change or go.
-func TestContract(t *testing.T) {
-	t.Parallel()
-	var lines []string
-	var walk func(prefix string, typ reflect.Type)
-	walk = func(prefix string, typ reflect.Type) {
-		for i := range typ.NumField() {
-			f := typ.Field(i)
-			name, ft := prefix+"."+f.Name, f.Type
-			for ft.Kind() == reflect.Slice {
-				name, ft = name+"[]", ft.Elem()
-			}
-			if ft.Kind() == reflect.Struct {
-				walk(name, ft)
-				continue
-			}
-			if ft.PkgPath() != "" {
-				t.Errorf("%s has type %s: only strings, numbers and bools are promised", name, ft)
-			}
-			lines = append(lines, name+" "+ft.String())
-		}
-	}
-	walk("", reflect.TypeFor[Data]())
-	golden(t, "contract.txt", strings.Join(lines, "\n")+"\n")
 }
 
 // TestUsersTemplate renders with what docker-loadbalancer promised its users.

@@ -168,6 +168,9 @@ func (o *output) Write(b []byte) (int, error) {
 	if o.text.Len()+len(b) > maxText {
 		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d bytes", maxText))
 	}
+	if len(o.lines) > maxLines {
+		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d lines", maxLines))
+	}
 	o.text.Write(b)
 	o.follow(b, known && m.kind == text)
 	return len(b), nil

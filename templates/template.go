@@ -17,6 +17,7 @@ const (
 	maxNesting = 500       // of if, with, range and else within each other
 	maxCalls   = 200       // of templates within each other
 	maxText    = 64 << 20  // bytes of the whole text
+	maxLines   = 2 << 20   // of the whole text
 	maxValue   = 1 << 20   // bytes of one value that a function makes
 	maxValues  = 256 << 20 // bytes of all values that functions make in one rendering
 	maxArgs    = 64        // of one call that makes a string, and verbs of one printf

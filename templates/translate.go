@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -76,13 +75,26 @@ func mentions(main []byte) bool {
 // direction is about the same header, or may change what a condition sees.
 type ruleSet struct {
 	count map[string]int             // rules by directive
-	words map[string][]string        // their words, in small letters
+	words map[string]string          // their words and those of conditions, in small letters
 	del   map[string]map[string]bool // headers by directive of the successor
 	add   map[string]map[string]bool
+	alone map[[2]string]bool // by directive and header: nothing else is about it; filled as it is asked
+}
+
+// isAlone reports whether nothing else of a direction is about a header.
+func (set ruleSet) isAlone(rules, header string) bool {
+	key := [2]string{rules, header}
+	alone, known := set.alone[key]
+	if !known {
+		alone = !(set.add[rules][header] && set.del[rules][header]) && !strings.Contains(set.words[rules], header)
+		set.alone[key] = alone
+	}
+	return alone
 }
 
 func rulesOf(t conf.Text) ruleSet {
-	set := ruleSet{count: map[string]int{}, words: map[string][]string{}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}}
+	text := map[string]*strings.Builder{"http-request": {}, "http-response": {}}
+	set := ruleSet{count: map[string]int{}, words: map[string]string{}, del: map[string]map[string]bool{}, add: map[string]map[string]bool{}, alone: map[[2]string]bool{}}
 	for _, s := range t.Sections {
 		for _, l := range s.Lines {
 			key := l.Words[0]
@@ -90,9 +102,11 @@ func rulesOf(t conf.Text) ruleSet {
 				key = "http-response"
 			}
 			set.count[key]++
-			if key == "http-request" || key == "http-response" {
-				for _, w := range l.Words[1:] {
-					set.words[key] = append(set.words[key], strings.ToLower(w))
+			if rule := key == "http-request" || key == "http-response"; rule || key == "acl" {
+				for direction := range text {
+					if direction == key || !rule { // an acl may be about either
+						text[direction].WriteString(strings.ToLower(strings.Join(l.Words[1:], "\n")) + "\n")
+					}
 				}
 			}
 			if name, _, ok := header(l.Words); ok {
@@ -106,6 +120,9 @@ func rulesOf(t conf.Text) ruleSet {
 				to[was.rules][strings.ToLower(name)] = true
 			}
 		}
+	}
+	for direction, words := range text {
+		set.words[direction] = words.String()
 	}
 	return set
 }
@@ -135,11 +152,7 @@ func (set ruleSet) successor(words []string) (string, bool) {
 		return "", false
 	}
 	was := removed[words[0]]
-	low := strings.ToLower(name)
-	switch {
-	case set.add[was.rules][low] && set.del[was.rules][low],
-		slices.Contains(set.words[was.rules], low),
-		len(words) > 2 && set.count[was.rules] > 0:
+	if !set.isAlone(was.rules, strings.ToLower(name)) || len(words) > 2 && set.count[was.rules] > 0 {
 		return "", false
 	}
 	line := []string{was.rules, "del-header", name}

@@ -46,10 +46,17 @@ func LineOf(text []byte, no int) string {
 	raw, _, _ := bytes.Cut(text, []byte{'\n'})
 	line := strings.ToValidUTF8(strings.TrimSpace(string(raw)), "\uFFFD")
 	words, err := split(line)
+	whole := err == nil && !strings.Contains(line, "{{")
 	if err != nil {
 		words = strings.Fields(line)
 	}
 	if masked, secret := maskWords(words); secret {
+		for i := range masked {
+			if !whole && masked[i] != words[i] { // where the secret ends cannot be told
+				masked = masked[:i+1]
+				break
+			}
+		}
 		line = strings.Join(masked, " ")
 	}
 	const most = 200

@@ -33,3 +33,31 @@ listen s
 		t.Errorf("a text that cannot be read is shown: %q", got)
 	}
 }
+
+// TestLineOf: a line as it may be shown, of texts that HAProxy reads and of templates.
+func TestLineOf(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text string
+		no   int
+		want string
+	}{
+		{"a\n  b \nc", 2, "b"},
+		{"a\n  b \nc", 3, "c"},
+		{"a\n", 2, ""},
+		{"a\n", 3, ""},
+		{"a", 0, ""},
+		{"a", -1, ""},
+		{"", 1, ""},
+		{"\tstats auth admin:secret # x", 1, "stats auth admin:********"},
+		{"user {{.Name}} insecure-password {{print \"secret\"}}", 1, "user {{.Name}} insecure-password ********"},
+		{"user a password 'open secret", 1, "user a password ********"},
+		{"password", 1, "password"},
+		{strings.Repeat("x", 300), 1, strings.Repeat("x", 200) + "…"},
+		{"a\xffb", 1, "a\uFFFDb"},
+	} {
+		if got := LineOf([]byte(c.text), c.no); got != c.want {
+			t.Errorf("line %d of %q: %q, want %q", c.no, c.text, got, c.want)
+		}
+	}
+}

@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"fnlb": func() {
 		signal.Ignore(syscall.SIGPIPE)
 		os.Exit(app.Main(app.Program{
-			Args: os.Args[1:], Env: os.LookupEnv, Stdout: os.Stdout, Stderr: os.Stderr,
+			Template: os.Getenv("DEFAULT_TEMPLATE"), // /haproxy.tmpl would be everybody's
+			Args:     os.Args[1:], Env: os.LookupEnv, Stdout: os.Stdout, Stderr: os.Stderr,
 			Signals: func() <-chan os.Signal {
 				c := make(chan os.Signal, 8)
 				signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
@@ -84,6 +85,7 @@ func run(t *testing.T, dir string, setup func(*testscript.Env) error) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("FNLB_RUN_DIR", env.WorkDir+"/run")
 			env.Setenv("FNLB_HAPROXY_CONFIG", env.WorkDir+"/haproxy.cfg")
+			env.Setenv("DEFAULT_TEMPLATE", env.WorkDir+"/default.tmpl")
 			return setup(env)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "until": until},

@@ -1,0 +1,123 @@
+package app
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor/plan"
+)
+
+// difference is what fnlb diff tells, and its JSON.
+type difference struct {
+	File      string   `json:"file"`      // the configuration in force
+	Different bool     `json:"different"` // from what these flags give
+	Method    string   `json:"method"`    // how that would be applied: none, reload or start
+	Reasons   []string `json:"reasons"`
+	Diff      string   `json:"diff"` // unified, without passwords
+}
+
+// trouble ends a command with exit code 2, as diff(1) does when it cannot compare: 1 says that there is a difference.
+type trouble struct{ error }
+
+func (t trouble) Unwrap() error { return t.error }
+
+// diffText compares the configuration in force with what these flags give. The exit code is that of diff(1).
+func diffText(c *call) error {
+	d, err := c.difference()
+	if err != nil {
+		return trouble{err}
+	}
+	if c.json {
+		err = json.NewEncoder(c.Stdout).Encode(d)
+	} else {
+		_, err = fmt.Fprint(c.Stdout, d.Diff, d.summary())
+	}
+	if err != nil {
+		return trouble{err}
+	}
+	if d.Different {
+		return errSilent
+	}
+	return nil
+}
+
+func (d difference) summary() string {
+	switch d.Method {
+	case "none":
+		return "nothing would change in " + d.File + "\n"
+	case "start":
+		return "there is no " + d.File + " yet; this would be the first start\n"
+	}
+	return "this would be a reload: " + strings.Join(d.Reasons, "; ") + "\n"
+}
+
+func (c *call) difference() (difference, error) {
+	d := difference{File: c.settings.HAProxyConfig, Method: "none", Reasons: []string{}}
+	inForce, err := os.ReadFile(d.File)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return d, fmt.Errorf("read the configuration in force: %w; see --haproxy-config", err)
+	}
+	fresh := err != nil
+	next, err := c.bundleOf(c.abilities(), c.serversToCompare())
+	if err != nil {
+		return d, err
+	}
+	c.sayNotes(next)
+	switch {
+	case fresh:
+		d.Method = "start"
+	case bytes.Equal(inForce, next.Main):
+		return d, nil
+	default:
+		d.Method = "reload"
+		p, err := plan.Make(conf.Bundle{Main: inForce}, conf.Bundle{Main: next.Main}) // certificates are named by their content
+		if err != nil {
+			return d, err
+		}
+		d.Reasons = append(d.Reasons, p.Reasons()...)
+	}
+	d.Different = true
+	_, unified, _ := bytes.Cut(diff.Diff(d.File, conf.Mask(inForce), "what these flags give", conf.Mask(next.Main)), []byte{'\n'}) // less the command
+	if d.Diff = string(unified); d.Diff == "" {
+		d.Diff = "only passwords differ, which are not shown\n"
+	}
+	return d, nil
+}
+
+// serversToCompare are those of the balancer that runs in this run directory, so that the difference is about flags and template,
+// else those of --nodes.
+func (c *call) serversToCompare() []model.Server {
+	status, data, err := c.ask(http.MethodGet, "/1/lb/status", nil)
+	if err == nil && status != http.StatusOK {
+		err = answered(status, data)
+	}
+	var st model.Status
+	if err == nil {
+		err = json.Unmarshal(data, &st)
+	}
+	if err != nil {
+		c.say(c.Stderr, "fnlb: compared with the nodes of --nodes: %v\n", err)
+		return c.serversOfFlags()
+	}
+	var servers []model.Server
+	for _, s := range st.Servers {
+		at, err := netip.ParseAddrPort(s.Address)
+		if err != nil || s.Health == model.Pending || s.Service != config.PoolService {
+			continue // not in the text either
+		}
+		servers = append(servers, model.Server{Service: s.Service, Name: s.Name, IP: at.Addr(), Port: at.Port()})
+	}
+	return servers
+}
