@@ -131,6 +131,7 @@ func TestRunDirectoryDeleted(t *testing.T) {
 		if got, err := os.ReadFile(w.s.o.Files.Config); err != nil || string(got) != ours {
 			t.Errorf("%q, %v", got, err)
 		}
+		w.after(time.Second)
 		st := w.s.Status()
 		if w.lines("the run directory was damaged") != 1 || w.lines("haproxy has opened its sockets again") != 1 || len(st.Degraded) != 0 {
 			t.Errorf("degraded %v\n%s", st.Degraded, w.logged())
