@@ -213,17 +213,24 @@ func TestArchitecture(t *testing.T) {
 			t.Errorf("module %s: used by us %v, and ARCHITECTURE.md says otherwise", name, direct)
 		}
 	}
-	named := 0
+	namedTests(t, "ARCHITECTURE.md", tests)
+	namedTests(t, "THREAT_MODEL.md", tests)
+}
+
+// namedTests: every test that a document names stands behind its package, and exists.
+func namedTests(t *testing.T, document string, tests map[string]string) {
+	t.Helper()
+	text, named := readText(t, document), 0
 	for _, m := range packageTest.FindAllStringSubmatch(text, -1) {
 		for _, name := range testName.FindAllStringSubmatch(m[2], -1) {
 			named++
 			if !strings.Contains(tests[m[1]], "\nfunc "+name[1]+"(") {
-				t.Errorf("ARCHITECTURE.md names %s of %s, which is not there", name[1], m[1])
+				t.Errorf("%s names %s of %s, which is not there", document, name[1], m[1])
 			}
 		}
 	}
 	if all := len(testName.FindAllString(text, -1)); named != all || named == 0 {
-		t.Errorf("ARCHITECTURE.md names %d tests, %d of them behind their package", all, named)
+		t.Errorf("%s names %d tests, %d of them behind their package", document, all, named)
 	}
 }
 

@@ -120,7 +120,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	limit, err := setLimits(c, b.log)
+	limit, err := setLimits(c, true, b.log)
 	if err != nil {
 		return err
 	}
@@ -185,13 +185,18 @@ func findHAProxy(name string) (string, error) {
 	return path, nil
 }
 
-// setLimits sets the limit on open files for us and for HAProxy, which derives its maxconn from it, and how much memory our own heap
-// takes before it is cleaned more eagerly: in a small control group garbage would otherwise be what the kernel kills us for.
-func setLimits(c *call, log *slog.Logger) (files uint64, err error) {
-	if files, err = process.FileLimit(); err != nil {
-		return 0, err
+// setLimits says how many files we may open, and sets that limit for a HAProxy that is our child, which derives its maxconn from it. It
+// also sets how much memory our own heap takes before it is cleaned more eagerly: in a small control group garbage would otherwise
+// be what the kernel kills us for.
+func setLimits(c *call, child bool, log *slog.Logger) (files uint64, err error) {
+	if child {
+		if files, err = process.FileLimit(); err == nil {
+			err = process.SetFileLimit(files)
+		}
+	} else {
+		files, err = process.OpenFiles()
 	}
-	if err := process.SetFileLimit(files); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	memory, err := process.MemoryLimit()

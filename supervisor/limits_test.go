@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -87,6 +88,54 @@ func TestDrainLimit(t *testing.T) {
 		}
 		if took := time.Since(begin); took != 30*time.Minute+hardStopGrace {
 			t.Errorf("the stop took %s", took)
+		}
+		w.soft = nil
+	})
+}
+
+// hanging is a check that nothing ends, as one whose files lie on a disk that does not answer.
+type hanging struct{ release chan struct{} }
+
+func (c hanging) Check(context.Context, ...string) (string, error) {
+	<-c.release
+	return "", nil
+}
+
+// TestStopWithHungApply: HAProxy is drained although an apply never returns, and the owner does not spin meanwhile.
+func TestStopWithHungApply(t *testing.T) {
+	inBubble(t, func(w *world) {
+		var rounds atomic.Int64
+		w.s.o.Beat = func() { rounds.Add(1) }
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		c := hanging{make(chan struct{})}
+		w.s.o.Checker = c // the owner sleeps; the next apply reads it
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		w.soft()
+		before := rounds.Load()
+		w.after(applyGrace + abandonGrace - time.Second)
+		w.set(func() {
+			if w.stops != 0 {
+				t.Error("it did not wait for the apply")
+			}
+		})
+		w.after(2 * time.Second)
+		w.set(func() {
+			if w.stops != 1 {
+				t.Errorf("%d stops", w.stops)
+			}
+		})
+		if n := rounds.Load() - before; n > 200 { // HAProxy is still looked at
+			t.Errorf("the owner went round %d times in 11 s", n)
+		}
+		if w.lines("an apply hangs") != 1 {
+			t.Error("it is not told")
+		}
+		close(c.release)
+		if err := <-w.done; err != nil {
+			t.Error(err)
 		}
 		w.soft = nil
 	})

@@ -252,6 +252,10 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 		case !l.applying:
 			l.stop(hard)
 			return
+		case now.Sub(l.stopAt) > applyGrace+abandonGrace:
+			l.s.o.Log.Error("an apply hangs, as on a disk that does not answer: stopping without it")
+			l.stop(hard)
+			return
 		case !l.running || now.Sub(l.stopAt) > applyGrace:
 			l.cancelApply()
 		}
@@ -286,11 +290,14 @@ func (l *loop) next(now time.Time) time.Time {
 		sooner(latest(l.mendAt, now))
 	}
 	if !l.stopAt.IsZero() && !l.stopping {
+		due := l.stopAt
 		if l.applying {
-			sooner(latest(now, l.stopAt.Add(applyGrace+time.Millisecond)))
-		} else {
-			sooner(l.stopAt)
+			due = l.stopAt.Add(applyGrace + time.Millisecond)
+			if !now.Before(due) { // it was cancelled
+				due = due.Add(abandonGrace)
+			}
 		}
+		sooner(latest(now, due))
 	}
 	if l.changed {
 		sooner(latest(l.publishAt, now))
@@ -422,6 +429,9 @@ const hardStopGrace = 5 * time.Second
 
 // applyGrace is how long a stop waits for an apply that runs: a reload that is cut short could cost requests.
 const applyGrace = 5 * time.Second
+
+// abandonGrace is how long after that a stop waits for an apply that was cancelled: what writes to a disk that hangs cannot be.
+const abandonGrace = 5 * time.Second
 
 // calm is how long HAProxy must have served for its next death to be the first again.
 const calm = 5 * time.Second

@@ -32,15 +32,24 @@ const (
 // HAProxy derives its maxconn from it, and its tables grow with it, so a limit of a thousand millions, as container engines set it,
 // must not reach it. A limit with which HAProxy cannot run is an error that says which to raise.
 func FileLimit() (uint64, error) {
-	var lim syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
-		return 0, fmt.Errorf("limit on open files: %w", err)
+	hard, err := OpenFiles()
+	if err != nil {
+		return 0, err
 	}
 	memory, err := MemoryLimit()
 	if err != nil {
 		return 0, err
 	}
-	return fileLimit(lim.Max, memory)
+	return fileLimit(hard, memory)
+}
+
+// OpenFiles is how many files this process may open at most.
+func OpenFiles() (uint64, error) {
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		return 0, fmt.Errorf("limit on open files: %w", err)
+	}
+	return lim.Max, nil
 }
 
 func fileLimit(hard, memory uint64) (uint64, error) {

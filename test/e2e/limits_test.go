@@ -254,3 +254,77 @@ func TestOutOfMemory(t *testing.T) {
 		}
 	})
 }
+
+// TestOneCore is a part of fault row 29: with one core for fnlb and HAProxy changes are applied and no request is lost.
+func TestOneCore(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := three(t)
+		b := startBehind(t, h, "taskset -pc 0 $$ >/dev/null", "--nodes", list(n[:2]...))
+		b.WaitOnline(n[:2]...)
+		underLoad(t, b.Traffic, func() {
+			for range 2 {
+				b.Put(n[2].Addr)
+				b.WaitOnline(n...)
+				b.Delete(n[2].Addr)
+				b.WaitOnline(n[:2]...)
+				b.WaitApplied()
+			}
+		})
+	})
+}
+
+// TestHungDisk is a part of fault row 29: the disk of the configuration file does not answer. Calls are answered and requests served; when
+// it answers again, everything is applied.
+func TestHungDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test mounts a small file system and needs root")
+	}
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n, m := NewNode(t, "a"), NewNode(t, "m")
+		dir, image := TempDir(t), filepath.Join(TempDir(t), "image")
+		run := func(command string, args ...string) {
+			t.Helper()
+			if out, err := exec.Command(command, args...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v: %s", command, err, out)
+			}
+		}
+		run("truncate", "-s", "16M", image)
+		run("mkfs.ext4", "-q", image)
+		run("mount", "-o", "loop", image, dir)
+		frozen := false
+		thaw := func() { // before anything else: whoever writes there cannot even be killed
+			if frozen {
+				frozen = false
+				run("fsfreeze", "-u", dir)
+			}
+		}
+		t.Cleanup(func() { run("umount", dir) })
+		b := Start(t, h, "--nodes", n.Addr, "--haproxy-config", filepath.Join(dir, "haproxy.cfg"))
+		t.Cleanup(thaw)
+		b.WaitOnline(n)
+		b.WaitApplied()
+		run("fsfreeze", "-f", dir)
+		frozen = true
+		underLoad(t, b.Traffic, func() {
+			b.Put(m.Addr)
+			for range 50 {
+				if _, err := b.Nodes(); err != nil {
+					t.Error(err)
+				}
+				if status, node, _ := fetch(t, b.Traffic, "/"); status != 200 || node != "a" {
+					t.Errorf("%d from %q", status, node)
+				}
+			}
+			if st := b.Status(); st.Phase != model.Serving {
+				t.Errorf("status %+v", st)
+			}
+			thaw()
+			b.WaitOnline(n, m)
+			b.WaitApplied()
+		})
+		b.Signal(syscall.SIGTERM)
+		if code := b.WaitExit(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}

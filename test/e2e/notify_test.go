@@ -139,7 +139,7 @@ func TestNotifyFailedStart(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 		for {
-			lines, err := m.next(time.Millisecond) // it has ended: whatever it told is there
+			lines, err := m.next(100 * time.Millisecond) // it has ended: whatever it told is there
 			if err != nil {
 				break
 			}
