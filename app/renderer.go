@@ -37,6 +37,23 @@ func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) 
 	return b, nil
 }
 
+// noRenderer stands in the place of one that cannot be read, for a start of what is frozen.
+type noRenderer struct{ err error }
+
+// Render says why there is none.
+func (r noRenderer) Render(model.State, conf.Abilities) (conf.Bundle, error) {
+	return conf.Bundle{}, r.err
+}
+
+// renderer reads what the flags name; with an error it is one that gives this error.
+func (b *balancer) renderer() (supervisor.Renderer, error) {
+	r, err := newRenderer(&b.s, b.worker, b.files.State())
+	if err != nil {
+		return noRenderer{err}, err
+	}
+	return r, nil
+}
+
 // newRenderer reads the template and the certificate that the settings name.
 func newRenderer(s *config.Settings, user identity, stateFile string) (*renderer, error) {
 	dirs := dirsOf(s)

@@ -92,9 +92,9 @@ func (b *balancer) build(c *call) error {
 	if b.worker, err = workerIdentity(&b.s); err != nil {
 		return err
 	}
-	render, err := newRenderer(&b.s, b.worker, b.files.State())
-	if err != nil {
-		return err
+	render, unreadable := b.renderer()
+	if unreadable != nil && !exists(b.files.Frozen()) {
+		return unreadable
 	}
 	rules, err := accessRules(&b.s, b.log)
 	if err != nil {
@@ -132,6 +132,9 @@ func (b *balancer) build(c *call) error {
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	})
+	if unreadable != nil { // what is frozen is started without it
+		b.unreadable(unreadable)
+	}
 	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
 	cert := ""
 	if b.s.TLSCert != "" {
@@ -427,16 +430,21 @@ func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, sto
 
 // reread reads template and certificate again, for SIGHUP. What cannot be read changes nothing.
 func (b *balancer) reread() {
-	r, err := newRenderer(&b.s, b.worker, b.files.State())
+	r, err := b.renderer()
 	if err != nil {
-		b.log.Error("not read again, what ran goes on", "error", err)
-		b.supervisor.Unreadable(model.Problem{
-			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
-		})
+		b.unreadable(err)
 		return
 	}
 	b.log.Info("read again")
 	b.supervisor.SetRenderer(r, "SIGHUP")
+}
+
+// unreadable tells that template or certificate cannot be used.
+func (b *balancer) unreadable(err error) {
+	b.log.Error("not read again, what ran goes on", "error", err)
+	b.supervisor.Unreadable(model.Problem{
+		Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(), Mend: "correct it and send SIGHUP again",
+	})
 }
 
 // close undoes what build did, in reverse order.

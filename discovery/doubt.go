@@ -25,7 +25,7 @@ type doubt struct {
 	services []loss
 	first    time.Time // when the first such listing came
 	since    time.Time // when this one came
-	puts     int // of the slot, when it was last looked at
+	puts     int       // of the slot, when it was last looked at
 }
 
 // loss is one service that a listing takes more than half of.
