@@ -39,6 +39,14 @@ func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) 
 	return b, nil
 }
 
+// noRenderer stands in the place of one that cannot be read, for a start of what is frozen.
+type noRenderer struct{ err error }
+
+// Render says why there is none.
+func (r noRenderer) Render(model.State, conf.Abilities) (conf.Bundle, error) {
+	return conf.Bundle{}, r.err
+}
+
 // newRenderer reads the template and the certificate that the settings name.
 func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*renderer, error) {
 	dirs := dirsOf(s)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/templates"
 )
 
@@ -44,28 +45,13 @@ func (b *balancer) reread(asked bool) {
 		b.s.Template = b.s.Appears
 		b.log.Info("the template is there now", "file", b.s.Template)
 	}
-	r, err := newRenderer(&b.s, b.worker, b.files)
-	var sum [sha256.Size]byte
-	if err == nil {
-		sum = r.sum
-	} else {
-		sum = sha256.Sum256([]byte(err.Error()))
-	}
-	if sum == b.read && !asked {
+	before := b.read
+	r, err := b.renderer()
+	if b.read == before && !asked {
 		return
 	}
-	b.read = sum
 	if err != nil {
-		b.log.Error("not read again, what ran goes on", "error", err)
-		p := model.Problem{
-			Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(),
-			Mend: "correct it; it is read again by itself",
-		}
-		var fault *templates.Error
-		if errors.As(err, &fault) {
-			p.Place = fault.Places()[0]
-		}
-		b.supervisor.Unreadable(p)
+		b.unreadable(err)
 		return
 	}
 	b.log.Info("read again")
@@ -74,4 +60,29 @@ func (b *balancer) reread(asked bool) {
 		why = "file changed: " + strings.Join(b.watched, ", ")
 	}
 	b.supervisor.SetRenderer(r, why)
+}
+
+// renderer reads what the flags name, and notes what that was. With an error it is one that gives this error.
+func (b *balancer) renderer() (supervisor.Renderer, error) {
+	r, err := newRenderer(&b.s, b.worker, b.files)
+	if err != nil {
+		b.read = sha256.Sum256([]byte(err.Error()))
+		return noRenderer{err}, err
+	}
+	b.read = r.sum
+	return r, nil
+}
+
+// unreadable tells that template or certificate cannot be used.
+func (b *balancer) unreadable(err error) {
+	b.log.Error("not read again, what ran goes on", "error", err)
+	p := model.Problem{
+		Kind: model.Invalid, Owner: model.Owner{Source: "flags", Name: "--template, --tls-cert"}, Reason: err.Error(),
+		Mend: "correct it; it is read again by itself",
+	}
+	var fault *templates.Error
+	if errors.As(err, &fault) {
+		p.Place = fault.Places()[0]
+	}
+	b.supervisor.Unreadable(p)
 }

@@ -108,11 +108,11 @@ func (b *balancer) build(c *call) error {
 	if b.worker, err = workerIdentity(&b.s); err != nil {
 		return err
 	}
-	render, err := newRenderer(&b.s, b.worker, b.files)
-	if err != nil {
-		return err
+	render, unreadable := b.renderer()
+	if unreadable != nil && !exists(b.files.Frozen()) {
+		return unreadable
 	}
-	b.touched, b.read = make(chan struct{}, 1), render.sum
+	b.touched = make(chan struct{}, 1)
 	if b.watched, err = watchedFiles(&b.s); err != nil {
 		return err
 	}
@@ -152,6 +152,9 @@ func (b *balancer) build(c *call) error {
 	b.notify = newNotifier(c.Env, b.log)
 	b.notify.watch(&options)
 	b.supervisor = supervisor.New(options)
+	if unreadable != nil { // what is frozen is started without it
+		b.unreadable(unreadable)
+	}
 	b.nodes, b.kept, err = b.nodeSource(found != nil)
 	if err != nil {
 		return err

@@ -123,34 +123,6 @@ func (l *loop) start(j job, work func(*Supervisor, context.Context, *outcome), r
 	})
 }
 
-// next is the configuration that a job is about: one that is there already, or the State's.
-func (s *Supervisor) next(out *outcome) (*accepted, error) {
-	switch {
-	case out.back:
-		return s.lastGood(out)
-	case out.fixed != nil:
-		return out.fixed, nil
-	}
-	return s.render(out.job, out.state)
-}
-
-// render makes the configuration of a State. One that gives the text in force is not read again.
-func (s *Supervisor) render(j job, st model.State) (*accepted, error) {
-	bundle, err := j.renderer.Render(st, s.o.Abilities)
-	if err != nil {
-		return nil, err
-	}
-	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: st, renderer: j.renderer}
-	if j.inForce != nil && j.inForce.revision == next.revision {
-		next.text = j.inForce.text
-		return next, nil
-	}
-	if next.text, err = conf.Parse(bundle.Main); err != nil {
-		return nil, place(fmt.Errorf("read the rendered text: %w", err), bundle, "line ")
-	}
-	return next, nil
-}
-
 // apply renders, checks and applies. It runs in a task: everything that it needs stands in the job.
 func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 	next, err := s.next(out)
@@ -354,6 +326,9 @@ func (l *loop) done(out outcome) {
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
 		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
+	}
+	for _, q := range out.leftOut {
+		a.Reasons = append(a.Reasons, "left out "+q.owner.String())
 	}
 	if out.err != nil {
 		a.Error, a.Places = out.err.Error(), placesOf(out.err)

@@ -106,7 +106,7 @@ func byWhom(by string) string {
 func walk(was, now []model.Server, differ func(before, after *model.Server)) {
 	i, j := 0, 0
 	for i < len(was) || j < len(now) {
-		order := 0
+		var order int
 		switch {
 		case i == len(was):
 			order = 1

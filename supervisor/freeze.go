@@ -103,6 +103,13 @@ func (l *loop) refuseOrders() {
 	}
 }
 
+// reply answers an order that was carried out. Who asks for Status next sees what became of it.
+func (l *loop) reply(o order, msg string, err error) {
+	l.changed, l.publishAt = true, time.Time{}
+	l.publish(time.Now())
+	o.answer(msg, err)
+}
+
 // noteFreeze writes a freeze of what is in force, or removes it when fr is nil, in a task.
 func (l *loop) noteFreeze(fr *model.Freeze, done func(error)) {
 	l.ordering = true
@@ -143,22 +150,22 @@ func (l *loop) pin(fr model.Freeze, o order, msg string) {
 		if err != nil {
 			l.unnoted = printable(err.Error())
 			l.s.o.Log.Error("frozen, and a restart of fnlb would forget it", "error", err)
-			o.answer("", notNow("frozen, but a restart of fnlb would forget it: "+l.unnoted, "freeze again once the run directory can be written"))
+			l.reply(o, "", notNow("frozen, but a restart of fnlb would forget it: "+l.unnoted, "freeze again once the run directory can be written"))
 			return
 		}
-		o.answer(msg, nil)
+		l.reply(o, msg, nil)
 	})
 }
 
 // thaw ends the freeze when its note is gone: otherwise the next start would be frozen again.
 func (l *loop) thaw(o order) {
 	if l.frozen == nil {
-		o.answer("it was not frozen", nil)
+		l.reply(o, "it was not frozen", nil)
 		return
 	}
 	l.noteFreeze(nil, func(err error) {
 		if err != nil {
-			o.answer("", notNow("still frozen: "+printable(err.Error()), "the run directory must be writable"))
+			l.reply(o, "", notNow("still frozen: "+printable(err.Error()), "the run directory must be writable"))
 			return
 		}
 		since := l.frozen.Since
@@ -169,7 +176,7 @@ func (l *loop) thaw(o order) {
 		l.keep(model.Apply{Revision: l.applied, At: now, Method: model.Thawed, Reasons: []string{}, Causes: []string{cause}})
 		l.dirty(now, cause)
 		l.urgent = true
-		o.answer("thawed: what is wanted is applied now", nil)
+		l.reply(o, "thawed: what is wanted is applied now", nil)
 	})
 }
 
@@ -177,13 +184,13 @@ func (l *loop) thaw(o order) {
 func (l *loop) rollback(o order) {
 	switch {
 	case l.frozen != nil && l.frozen.RolledBack:
-		o.answer("", conflict(l.frozen.Reason+" already", "fnlb thaw goes forward again; only one text is kept to go back to"))
+		l.reply(o, "", conflict(l.frozen.Reason+" already", "fnlb thaw goes forward again; only one text is kept to go back to"))
 		return
 	case !l.running:
-		o.answer("", notNow("HAProxy does not run", "fnlb is starting it again"))
+		l.reply(o, "", notNow("HAProxy does not run", "fnlb is starting it again"))
 		return
 	case l.halted != 0:
-		o.answer("", notNow(l.unanswered, "fnlb lets it go on; then try again"))
+		l.reply(o, "", notNow(l.unanswered, "fnlb lets it go on; then try again"))
 		return
 	}
 	j := job{
@@ -198,18 +205,18 @@ func (l *loop) rollback(o order) {
 	l.start(j, (*Supervisor).apply, func(out outcome) {
 		var p model.Problem
 		if errors.As(out.err, &p) && l.death == nil { // there is nothing to go back to: nothing was tried
-			o.answer("", p)
+			l.reply(o, "", p)
 			return
 		}
 		var held *heldError
 		if errors.As(out.err, &held) && l.death == nil {
 			l.observeAt = time.Now()
-			o.answer("", notNow(held.why, "fnlb sees to it; then try again"))
+			l.reply(o, "", notNow(held.why, "fnlb sees to it; then try again"))
 			return
 		}
 		l.done(out)
 		if out.err != nil {
-			o.answer("", model.Problem{Kind: model.Refused, Owner: brakeOwner, Reason: printable(out.err.Error()), Mend: "what ran goes on"})
+			l.reply(o, "", model.Problem{Kind: model.Refused, Owner: brakeOwner, Reason: printable(out.err.Error()), Mend: "what ran goes on"})
 			return
 		}
 		l.refused, l.lastRefusal = nil, ""

@@ -12,9 +12,9 @@ import (
 
 // Bounds of a quarantine.
 const (
-	mostLeftOut     = 10              // owners
-	mostTries       = 200             // texts that HAProxy is asked about
-	quarantineLimit = 5 * time.Second // for all of them together
+	mostLeftOut     = 10               // owners
+	mostTries       = 200              // texts that HAProxy is asked about
+	quarantineLimit = 15 * time.Second // for all of them together; other changes wait meanwhile
 )
 
 // leftOut is an owner without whom the rest can be applied.

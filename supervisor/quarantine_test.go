@@ -147,14 +147,14 @@ func TestQuarantine(t *testing.T) {
 		w.put(append(nodes, "old=192.0.2.7:80", "more=192.0.2.8:80")...)
 		w.after(time.Minute)
 		leftOut(1)
-		if !strings.Contains(w.servers(), "more@") || w.lines("left out") != 1 {
+		if !strings.Contains(w.servers(), "more@") || w.lines("level=WARN", "left out") != 1 {
 			t.Error(w.servers())
 		}
 		// SIGHUP tries it again, and so does another offer.
 		w.s.SetRenderer(&textRenderer{w: w, title: "two"}, "SIGHUP")
 		w.after(time.Second)
 		leftOut(1)
-		if !strings.HasPrefix(w.text(), "# two") || w.lines("left out") != 2 {
+		if !strings.HasPrefix(w.text(), "# two") || w.lines("level=WARN", "left out") != 2 {
 			t.Error(w.logged())
 		}
 		nodes[177] = "n177=192.0.2.1:2000"

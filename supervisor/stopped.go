@@ -59,7 +59,7 @@ func (s *Supervisor) silence(ctx context.Context, out *outcome, err error) error
 		return held
 	}
 	if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-		return nil // it says something, or it is gone
+		return nil //nolint:nilerr // it says something, or it is gone: no reason to wait
 	}
 	if since := out.silentSince; since.IsZero() || time.Since(since) < silentMost {
 		return &heldError{fmt.Sprintf("worker %d does not answer: %v", out.job.worker, err)}

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,7 +81,9 @@ func TestFreeze(t *testing.T) {
 func TestFrozenAndDead(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		n := three(t)
-		b := Start(t, h, "--nodes", n[0].Addr)
+		tmpl := filepath.Join(TempDir(t), "haproxy.tmpl")
+		touchTemplate(t, tmpl, 0)
+		b := Start(t, h, "--nodes", n[0].Addr, "--template", tmpl)
 		b.WaitOnline(n[0])
 		b.WaitApplied()
 		b.brake(http.MethodPut, "/1/lb/freeze", "")
@@ -99,15 +103,23 @@ func TestFrozenAndDead(t *testing.T) {
 		if code := b.WaitExit(); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
+		// Not even a template that is broken by now keeps it from being started.
+		if err := os.WriteFile(tmpl, []byte("{{.Nope"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 		mark = len(b.Log())
-		b.Run(h, "--nodes", list(n...))
+		b.Run(h, "--nodes", list(n...), "--template", tmpl)
 		b.WaitLog(mark, "haproxy started", "frozen")
 		b.WaitStatus(func(st model.Status) bool { return st.Frozen != nil && st.Phase == model.Serving })
 		if text := b.config(); strings.Contains(text, n[1].Addr) || !strings.Contains(text, n[0].Addr) {
 			t.Errorf("what is frozen changed:\n%s", text)
 		}
 		b.brake(http.MethodDelete, "/1/lb/freeze", "")
+		b.WaitStatus(func(st model.Status) bool { return st.Frozen == nil && len(st.Degraded) > 0 })
+		touchTemplate(t, tmpl, 1)
+		b.Signal(syscall.SIGHUP)
 		b.WaitOnline(n...)
+		b.WaitStatus(func(st model.Status) bool { return len(st.Degraded) == 0 })
 	})
 }
 
