@@ -45,13 +45,15 @@ type call struct {
 	settings config.Settings
 	args     []string
 	json     bool
+
+	bootstrap bool // of render
 }
 
 // commands is filled by a function, because completion lists it.
 func commands() []command {
 	return []command{
 		{"run", "", "run the balancer (also without a command)", false, runBalancer},
-		{"render", "", "print the configuration that these flags give", false, render},
+		{"render", "", "print the configuration that these flags give; --bootstrap: before fnlb exists", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
 		{"healthcheck", "", "exit with 0 when the running balancer is ready", false, healthcheck},
@@ -79,6 +81,9 @@ func Main(p Program) int {
 	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
 		if cmd.json {
 			fs.BoolVar(&c.json, "json", false, "print JSON")
+		}
+		if cmd.name == "render" {
+			fs.BoolVar(&c.bootstrap, "bootstrap", false, "print what HAProxy needs before fnlb exists")
 		}
 	})
 	switch {
