@@ -4,16 +4,79 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
 )
+
+// oldestHAProxy is what is written for where nothing is known.
+var oldestHAProxy = conf.Abilities{Version: "2.6", Major: 2, Minor: 6}
+
+// filesOf says where the configuration lives.
+func filesOf(s *config.Settings) supervisor.Files {
+	return supervisor.Files{Dir: s.RunDir, Config: s.HAProxyConfig, Single: s.HAProxyMaster != ""}
+}
+
+// child makes HAProxy a child of ours, or the one that an earlier fnlb left.
+func (b *balancer) child(o *supervisor.Options, binary string, accessLog *os.File) error {
+	client := runtime.New(b.dirs.masterSocket())
+	child := process.New(process.Options{
+		Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Log: b.dirs.haproxyLog(), AccessLog: accessLog,
+	}, client)
+	o.Launch = supervisor.Launch{Binary: binary, AccessLog: b.s.AccessLog, User: b.worker.name}
+	o.Process, o.Runtime, o.Checker = child, client, process.Checker{Binary: binary}
+	o.Binds, o.Sharing = process.CheckBinds, new(process.Sharing).Look
+	o.Stopped = process.Stopped
+	o.Continue = func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) }
+	o.Reopen = func(master int) error { return process.Reopen(master, b.dirs.masterSocket()) }
+	var err error
+	o.Found, err = b.adopt(child, o.Launch)
+	return err
+}
+
+// external takes the HAProxy of --haproxy-master, which somebody else starts. Where it has no configuration yet, it gets one.
+func (b *balancer) external(o *supervisor.Options, binary string, render supervisor.Renderer) error {
+	ext := process.NewExternal(b.s.HAProxyMaster, binary, b.log)
+	o.External, o.Process, o.Runtime = true, ext, runtime.New(b.s.HAProxyMaster)
+	o.Checker, o.Running, o.Unchecked = ext, ext.Running, ext.Unchecked
+	o.Binds, o.Sharing = ext.CheckBinds, ext.Watcher()
+	o.Stopped = func(int) bool { return false } // whoever starts it looks after its processes, which we may not even see
+	o.Continue = func(pid, _ int) error { return fmt.Errorf("process %d is not ours to continue", pid) }
+	o.Reopen = func(int) error { return nil }
+	if exists(b.files.Config) {
+		return nil
+	}
+	bundle, err := bootstrapBundle(&b.s, render, o.Abilities)
+	if err == nil {
+		err = b.files.Bootstrap(bundle)
+	}
+	if err != nil {
+		return fmt.Errorf("first configuration: %w; correct --haproxy-config or --template", err)
+	}
+	return nil
+}
+
+// bootstrapBundle is what HAProxy needs before it is told of any server.
+func bootstrapBundle(s *config.Settings, r supervisor.Renderer, a conf.Abilities) (conf.Bundle, error) {
+	cert := ""
+	if s.TLSCert != "" {
+		cert = certName
+	}
+	st, problems := model.Merge([]model.Offer{s.Pool(cert)})
+	if len(problems) > 0 {
+		return conf.Bundle{}, problems[0]
+	}
+	return r.Render(st, a)
+}
 
 // adopt takes charge of the HAProxy that an earlier fnlb left on this run directory, where there is one. One that this fnlb would have
 // started otherwise is left alone, and is an error that says what to do.

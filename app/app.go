@@ -49,6 +49,8 @@ type call struct {
 	args     []string
 	json     bool
 	log      *logwriter.Writer // behind Stderr, of the balancer itself only
+
+	bootstrap bool // of render
 }
 
 const (
@@ -60,7 +62,7 @@ const (
 func commands() []command {
 	return []command{
 		{"run", "", "run the balancer (also without a command)", false, runBalancer},
-		{"render", "", "print the configuration that these flags give", false, render},
+		{"render", "", "print the configuration that these flags give; --bootstrap: before fnlb exists", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"diff", "", "show what these flags would change", true, diffText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
@@ -100,6 +102,9 @@ func Main(p Program) int {
 	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
 		if cmd.json {
 			fs.BoolVar(&c.json, "json", false, "print JSON")
+		}
+		if cmd.name == "render" {
+			fs.BoolVar(&c.bootstrap, "bootstrap", false, "print what HAProxy needs before fnlb exists")
 		}
 	})
 	switch {

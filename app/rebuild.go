@@ -15,7 +15,10 @@ type reopened struct {
 
 // gone lists what of the run directory somebody has deleted: folders, sockets and the lock. "" means nothing.
 func (b *balancer) gone() string {
-	paths := []string{b.dirs.run, b.dirs.private, b.dirs.management, b.dirs.masterSocket(), b.dirs.lockFile()}
+	paths := []string{b.dirs.run, b.dirs.private, b.dirs.management, b.dirs.lockFile()}
+	if b.s.HAProxyMaster == "" {
+		paths = append(paths, b.dirs.masterSocket())
+	}
 	for _, o := range b.open {
 		paths = append(paths, o.path)
 	}

@@ -29,7 +29,6 @@ import (
 	"github.com/fnlb/fnlb/discovery"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
 	"github.com/fnlb/fnlb/haproxy/process"
-	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/watch"
@@ -79,7 +78,7 @@ func runBalancer(c *call) error {
 	}
 	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
 	b := &balancer{s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
-	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
+	b.files = filesOf(&b.s)
 	defer b.close()
 	if err := b.build(c); err != nil {
 		return err
@@ -87,21 +86,28 @@ func runBalancer(c *call) error {
 	if err := b.run(signals); err != nil {
 		return err
 	}
+	log.Info("stopped")
+	if b.s.HAProxyMaster != "" { // it runs on, with the nodes that only we know
+		return nil
+	}
 	if err := b.kept.Remove(); err != nil {
 		log.Warn("not all was cleaned up", "error", err)
 	}
-	log.Info("stopped")
 	return nil
 }
 
 // build does everything that can fail before anything live is touched.
 func (b *balancer) build(c *call) error {
 	ctx := context.Background()
+	external := b.s.HAProxyMaster != ""
 	binary, err := findHAProxy(b.s.HAProxy)
-	if err != nil {
-		return err
+	abilities := oldestHAProxy
+	switch {
+	case err == nil:
+		abilities, err = process.ReadAbilities(ctx, binary)
+	case external: // the one that runs tells
+		binary, err = "", nil
 	}
-	abilities, err := process.ReadAbilities(ctx, binary)
 	if err != nil {
 		return err
 	}
@@ -120,7 +126,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	limit, err := setLimits(c, true, b.log)
+	limit, err := setLimits(c, !external, b.log) // an external one has its own
 	if err != nil {
 		return err
 	}
@@ -131,31 +137,28 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	client := runtime.New(b.dirs.masterSocket())
-	child := process.New(process.Options{
-		Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Log: b.dirs.haproxyLog(), AccessLog: accessLog,
-	}, client)
-	launch := supervisor.Launch{Binary: binary, AccessLog: b.s.AccessLog, User: b.worker.name}
-	found, err := b.adopt(child, launch)
-	if err != nil {
-		return err
-	}
-	options := supervisor.Options{
-		Files: b.files, Abilities: abilities, Renderer: render, Process: child,
-		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Sharing: new(process.Sharing).Look, Launch: launch, Found: found,
-		Gone: b.gone, Rebuild: b.rebuild, Reopen: func(master int) error { return process.Reopen(master, b.dirs.masterSocket()) },
-		Stopped: process.Stopped, Continue: func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) },
-		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
+	o := supervisor.Options{
+		Files: b.files, Abilities: abilities, Renderer: render, Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	}
+	o.Gone, o.Rebuild = b.gone, b.rebuild
+	if external {
+		err = b.external(&o, binary, render)
+	} else {
+		err = b.child(&o, binary, accessLog)
+	}
+	if err != nil {
+		return err
+	}
 	b.notify = newNotifier(c.Env, b.log)
-	b.notify.watch(&options)
-	b.supervisor = supervisor.New(options)
+	b.notify.watch(&o)
+	b.supervisor = supervisor.New(o)
 	if unreadable != nil { // what is frozen is started without it
 		b.unreadable(unreadable)
 	}
-	b.nodes, b.kept, err = b.nodeSource(found != nil)
+	serves := external || o.Found != nil
+	b.nodes, b.kept, err = b.nodeSource(serves)
 	if err != nil {
 		return err
 	}
@@ -164,7 +167,7 @@ func (b *balancer) build(c *call) error {
 		cert = certName
 	}
 	wait := barrier
-	if found != nil {
+	if serves {
 		wait = math.MaxInt64 // something serves: no source that is late may take it away
 	}
 	b.collector = discovery.New(discovery.Options{

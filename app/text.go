@@ -20,12 +20,39 @@ import (
 // render prints the configuration that the flags give. It needs neither HAProxy nor root: without a HAProxy it writes for the
 // oldest that is supported.
 func render(c *call) error {
-	b, err := c.bundleOf(c.abilities(), c.serversOfFlags())
+	a := c.abilities()
+	if c.bootstrap {
+		return c.renderBootstrap(a)
+	}
+	b, err := c.bundleOf(a, c.serversOfFlags())
 	if err != nil {
 		return err
 	}
 	c.sayNotes(b)
 	_, err = c.Stdout.Write(b.Main)
+	return err
+}
+
+// renderBootstrap prints what a HAProxy that somebody else starts needs before fnlb exists: the ports, and no server.
+func (c *call) renderBootstrap(a conf.Abilities) error {
+	s := &c.settings
+	if s.TLSCert != "" {
+		return &config.UsageError{Reason: "--bootstrap cannot print a certificate", Hint: "start fnlb first: it writes configuration and certificate where there are none"}
+	}
+	worker, err := workerIdentity(s)
+	if err != nil {
+		return err
+	}
+	files := supervisor.Files{Dir: s.RunDir, Single: true}
+	r, err := newRenderer(s, worker, files)
+	if err != nil {
+		return err
+	}
+	b, err := bootstrapBundle(s, r, a)
+	if err != nil {
+		return err
+	}
+	_, err = c.Stdout.Write(files.Text(b))
 	return err
 }
 
@@ -69,7 +96,6 @@ func checkText(c *call) error {
 }
 
 func (c *call) abilities() conf.Abilities {
-	oldest := conf.Abilities{Version: "2.6", Major: 2, Minor: 6}
 	binary, err := findHAProxy(c.settings.HAProxy)
 	if err == nil {
 		var a conf.Abilities
@@ -78,7 +104,7 @@ func (c *call) abilities() conf.Abilities {
 		}
 	}
 	c.say(c.Stderr, "fnlb: written for HAProxy 2.6, because none was found: %v\n", err)
-	return oldest
+	return oldestHAProxy
 }
 
 // sayNotes tells what the template should have otherwise, although its text is good.

@@ -147,7 +147,9 @@ func TestRefused(t *testing.T) {
 		{"--namespace x", "not there yet"},
 		{"--target-port 80", "not there yet"},
 		{"--docker tcp://h:1", "not there yet"},
-		{"--haproxy-master unix@/x", "not there yet"},
+		{"--haproxy-master unix@x", "absolute"},
+		{"--haproxy-master abns@x", "absolute"},
+		{"--haproxy-master /x --access-log stdout", "--access-log"},
 	}
 	for _, test := range tests {
 		_, _, err := Parse(strings.Split(test.args, " "), host(), none)

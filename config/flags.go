@@ -62,7 +62,7 @@ var options = []option{
 	{"namespace", "NAME", "", "Kubernetes; not there yet", only("namespace", "")},
 	{"target-port", "PORT", "8080", "Kubernetes; not there yet", only("target-port", "8080")},
 	{"docker", "HOST", "auto", "Docker engine; only auto (none yet) and off exist so far", only("docker", "auto", "off")},
-	{"haproxy-master", "SOCKET", "", "an HAProxy that runs elsewhere; not there yet", only("haproxy-master", "")},
+	{"haproxy-master", "SOCKET", "", "master socket of an HAProxy that somebody else runs: PATH or unix@PATH", setMaster},
 }
 
 // ErrHelp is returned by Parse when --help was asked for.

@@ -33,6 +33,7 @@ type Settings struct {
 	RunDir        string
 	HAProxy       string // path, or a name to look up in PATH
 	HAProxyConfig string
+	HAProxyMaster string // master socket of a HAProxy that somebody else runs; empty: it is a child of ours
 	HAProxyUser   string // whom the worker becomes when we are root; empty: haproxy where it exists
 	Template      string // file; empty: the built-in one
 	Appears       string // file that becomes the template once it is there; empty: --template names one

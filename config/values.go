@@ -229,6 +229,20 @@ func setUser(s *Settings, text string) error {
 	return nil
 }
 
+// setMaster reads the path of a Unix socket, with or without HAProxy's prefix.
+func setMaster(s *Settings, text string) error {
+	path := strings.TrimPrefix(text, "unix@")
+	switch {
+	case text == "":
+		return nil
+	case !filepath.IsAbs(path):
+		return usage("write /path/of/master.sock, as HAProxy was given it with -S", "it is not the absolute path of a Unix socket")
+	case len(path) > 97:
+		return usage("choose another path", "a socket's path ends at about 97 bytes")
+	}
+	return setText(func(s *Settings) *string { return &s.HAProxyMaster })(s, filepath.Clean(path))
+}
+
 func setAccessLog(s *Settings, text string) error {
 	if text != "off" && text != "stdout" && !filepath.IsAbs(text) {
 		return usage("write off, stdout or /path/of/file", "it is not an absolute path")
@@ -292,6 +306,9 @@ func complete(s *Settings, host Host) error {
 	}
 	if !filepath.IsAbs(s.HAProxyConfig) {
 		return usage("write the whole path", "--haproxy-config %q is not absolute", s.HAProxyConfig)
+	}
+	if s.HAProxyMaster != "" && s.AccessLog != "off" {
+		return usage("leave --access-log out; a template can have a log line", "--access-log %q needs a HAProxy that fnlb starts, not one of --haproxy-master", s.AccessLog)
 	}
 	if s.Template == "" {
 		s.Appears = cmp.Or(host.Template, "/haproxy.tmpl")

@@ -16,9 +16,10 @@ import (
 
 // How long an adoption waits: for a master that has just been forked and loads its text, and for the worker of one that answers.
 const (
-	adoptLimit  = 30 * time.Second
-	workerLimit = 5 * time.Second
-	namesLimit  = 5 * time.Second // the first State waits this long for names of which it is not known where they are served
+	adoptLimit    = 30 * time.Second
+	workerLimit   = 5 * time.Second
+	externalPause = 200 * time.Millisecond // between two attempts with a HAProxy that others start
+	namesLimit    = 5 * time.Second        // the first State waits this long for names of which it is not known where they are served
 )
 
 // Launch is how HAProxy is started. It is noted in applied.json: a HAProxy that would be started otherwise now is not adopted.
@@ -32,9 +33,10 @@ type Launch struct {
 type adoption struct {
 	identity  process.Identity
 	info      runtime.Info
-	finishing bool      // it has closed its ports and only finishes requests
-	inForce   *accepted // what it has loaded, or what the files say where that is not certain
-	why       string    // why it has to load a text again; "" when all agrees
+	abilities conf.Abilities // of an external one
+	finishing bool           // it has closed its ports and only finishes requests
+	inForce   *accepted      // what it has loaded, or what the files say where that is not certain
+	why       string         // why it has to load a text again; "" when all agrees
 	served    *served
 	took      time.Duration
 	err       error
@@ -67,6 +69,12 @@ func (l *loop) startAdopt(found process.Identity) {
 		defer cancel()
 		begin := time.Now()
 		a := l.s.adopt(ctx, found)
+		if l.s.o.External && (a.err != nil || a.finishing) {
+			select { // it comes, or it goes
+			case <-ctx.Done():
+			case <-time.After(externalPause):
+			}
+		}
 		a.took = time.Since(begin)
 		return func() {
 			l.applying = false
@@ -78,6 +86,13 @@ func (l *loop) startAdopt(found process.Identity) {
 // adopt asks the HAProxy that was found what it has loaded, and compares. It changes nothing but files that are wrong.
 func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption {
 	a := adoption{identity: found}
+	if s.o.External {
+		var err error
+		if a.identity, err = s.o.Process.Start(ctx, ""); err != nil {
+			a.err = err
+			return a
+		}
+	}
 	var procs runtime.Processes
 	var revision string
 	for stopping := 0; ; {
@@ -97,6 +112,20 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 		stopping = a.identity.Worker // a reload may have been under way: then another serves by now
 	}
 	worker := a.identity.Worker
+	if s.o.External {
+		a.identity.Master = procs.Master.PID // in its own numbering, if that is another
+	}
+	if s.o.External {
+		abilities, err := conf.VersionAbilities(a.info.Version)
+		if err != nil || !abilities.AtLeast(2, 6) {
+			a.err = fmt.Errorf("HAProxy %q runs, and 2.6 is the least; upgrade it", a.info.Version)
+			return a
+		}
+		a.abilities = abilities
+		if s.o.Running != nil {
+			s.o.Running(a.info.Version)
+		}
+	}
 	noted, errNoted := s.o.Files.Noted()
 	bundle, certain := s.o.Files.find(revision, noted)
 	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), uncertain: !certain}
@@ -106,6 +135,9 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 		a.inForce = &accepted{uncertain: true}
 	}
 	switch {
+	case s.o.External && !a.inForce.uncertain: // others start it, so that its processes mean nothing
+	case s.o.External:
+		a.why = "HAProxy has loaded another text"
 	case errNoted != nil:
 		a.why = "adopted, and what was applied is not known: " + errNoted.Error()
 	case noted.Revision != revision:
@@ -127,7 +159,6 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 // awaitWorker waits for the worker that takes new connections. A master that answers and whose worker stays silent is adopted
 // with its text unknown: the reload that follows gives it another worker.
 func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, worker int, revision string, err error) {
-	limit := adoptLimit
 	for begin := time.Now(); ; {
 		attempt, cancel := context.WithTimeout(ctx, workerLimit)
 		procs, worker, revision, err = s.o.Runtime.Serving(attempt)
@@ -140,7 +171,7 @@ func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, 
 		case len(procs.Workers) > 0 && !errors.Is(err, runtime.ErrNoWorker):
 			worker = slices.MinFunc(procs.Workers, func(a, b runtime.Process) int { return a.Reloads - b.Reloads }).PID
 			return procs, worker, "", nil
-		case time.Since(begin) > limit:
+		case time.Since(begin) > adoptLimit && !s.o.External:
 			return procs, 0, "", err
 		}
 	}
@@ -174,6 +205,14 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	log, death := l.s.o.Log, l.death
 	l.death = nil
 	switch {
+	case l.s.o.External && l.stopAt.IsZero() && (death != nil || a.err != nil || a.finishing):
+		// It ends, or says nothing: the next one is waited for, or this one goes on.
+		if a.err != nil && a.err.Error() != l.unadopted {
+			l.unadopted = a.err.Error()
+			log.Warn("haproxy cannot be used yet", "error", a.err)
+		}
+		l.startAdopt(process.Identity{})
+		return
 	case death != nil:
 		log.Warn("the HAProxy that an earlier fnlb left has ended, another is started", "master", a.identity.Master, "how", death)
 		l.dirty(now)
@@ -191,6 +230,9 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	}
 	l.accepted, l.running, l.served = a.inForce, true, a.served
 	l.identity = a.identity
+	if a.abilities != (conf.Abilities{}) {
+		l.abilities = a.abilities
+	}
 	l.haproxy.Master, l.haproxy.Worker, l.haproxy.Started = a.identity.Master, a.identity.Worker, a.identity.Started
 	l.haproxy.MaxConn = a.info.MaxConn
 	if a.info.Version != "" {
@@ -216,11 +258,29 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	l.dirty(now)
 	l.setPhase(model.Serving)
 	reasons := []string{"fnlb was started again"}
+	if l.s.o.External {
+		reasons = []string{"it was started"}
+	}
 	if a.why != "" {
 		reasons = []string{a.why}
 	}
 	l.record(model.Apply{At: began, Method: model.Adopt, Reasons: reasons, Millis: millis(a.took), Worker: a.identity.Worker}, nil, a.took)
-	log.Info("adopted the HAProxy that an earlier fnlb left", "master", a.identity.Master, "worker", a.identity.Worker, "servers", len(a.served.addrs), "reload", l.foreign, "reasons", reasons, "ms", millis(a.took))
+	what := "adopted the HAProxy that an earlier fnlb left"
+	if l.s.o.External {
+		what = "haproxy found"
+		log = log.With("version", a.info.Version)
+	}
+	log.Info(what, "master", a.identity.Master, "worker", a.identity.Worker, "servers", len(a.served.addrs), "reload", l.foreign, "reasons", reasons, "ms", millis(a.took))
+}
+
+// vanished reacts to the end of a HAProxy that others start: the next one is waited for.
+func (l *loop) vanished(now time.Time, err error) {
+	l.setPhase(model.Broken)
+	l.haproxy.Restarts++
+	l.counters.Restarts++
+	l.dirty(now, causeDied)
+	l.s.o.Log.Error("haproxy is gone, the next one is waited for", "how", err)
+	l.startAdopt(process.Identity{})
 }
 
 // awaitsNames reports whether a name is still looked up of which an adopted HAProxy may serve an address.

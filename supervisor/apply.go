@@ -37,6 +37,7 @@ type job struct {
 	wanted      uint64 // revision of the State behind it
 	state       model.State
 	renderer    Renderer
+	abilities   conf.Abilities
 	inForce     *accepted // nil before the first
 	method      model.Method
 	worker      int
@@ -71,7 +72,7 @@ type outcome struct {
 // startApply begins the apply that is due.
 func (l *loop) startApply(now time.Time) {
 	j := job{
-		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
+		wanted: l.wanted.Revision, renderer: l.renderer, abilities: l.abilities, inForce: l.accepted, method: model.Reload,
 		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy, silentSince: l.silentSince,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
@@ -187,7 +188,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 	}
 	f.at("staged")
 	var err error
-	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
+	if out.warnings, err = s.o.Checker.Check(ctx, f.candidates()...); err != nil {
 		final := refusedByHAProxy(err)
 		err = place(err, next.bundle, f.candidate()+":")
 		if final {

@@ -22,6 +22,7 @@ import (
 type Files struct {
 	Dir    string // run directory
 	Config string // haproxy.cfg, what HAProxy loads
+	Single bool   // HAProxy reads that file alone: what is ours stands at its end
 
 	step func(string) // Options.Step
 }
@@ -112,7 +113,42 @@ func syncDir(dir string) error {
 
 // ownText is the second configuration file. Both texts are read as one, so what stands in it holds for any template.
 func ownText(revision string) []byte {
-	return []byte("# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\nglobal\n  setenv FNLB_REVISION " + revision + "\n")
+	return []byte(ownMark + "global\n  setenv FNLB_REVISION " + revision + "\n")
+}
+
+// ownMark is the first line of what is ours.
+const ownMark = "# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\n"
+
+// Text is what stands in the configuration file.
+func (f Files) Text(b conf.Bundle) []byte {
+	if !f.Single {
+		return b.Main
+	}
+	return slices.Concat(b.Main, []byte("\n"), ownText(b.Revision()))
+}
+
+// rendered is the template's part of what stands in the configuration file.
+func (f Files) rendered(text []byte) []byte {
+	if i := bytes.LastIndex(text, []byte("\n"+ownMark)); f.Single && i >= 0 {
+		return text[:i]
+	}
+	return text
+}
+
+// candidates are the files to ask HAProxy about.
+func (f Files) candidates() []string {
+	if f.Single {
+		return []string{f.candidate()}
+	}
+	return []string{f.candidate(), f.ownCandidate()}
+}
+
+// Bootstrap writes a text and its files where there is no configuration file yet, so that a HAProxy of somebody else's can start.
+func (f Files) Bootstrap(b conf.Bundle) error {
+	if _, err := os.Lstat(f.Config); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(f.bundled(b), ensure(f.State(), noState, 0o640), ensure(f.Config, f.Text(b), 0o640))
 }
 
 // stage writes the bundle beside the files in force. Files of a bundle are named by their content's owner (app gives every
@@ -126,10 +162,12 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 	if err := f.bundled(b); err != nil {
 		return err
 	}
-	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
-		return err
+	if !f.Single {
+		if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+			return err
+		}
 	}
-	return write(f.candidate(), b.Main, 0o640)
+	return write(f.candidate(), f.Text(b), 0o640)
 }
 
 // draft writes the bundle where stage would, for a question to HAProxy and nothing else: it is not made to outlive a crash.
@@ -142,7 +180,12 @@ func (f Files) draft(b conf.Bundle, revision string) error {
 	if err := f.bundled(b); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(f.ownCandidate(), ownText(revision), 0o640), os.WriteFile(f.candidate(), b.Main, 0o640))
+	if !f.Single {
+		if err := os.WriteFile(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(f.candidate(), f.Text(b), 0o640)
 }
 
 // bundled writes the files of a bundle where they are not yet.
@@ -164,13 +207,17 @@ func (f Files) Try(ctx context.Context, checker Checker, b conf.Bundle) (warning
 	if err := f.stage(b, b.Revision()); err != nil {
 		return "", err
 	}
-	warnings, err = checker.Check(ctx, f.candidate(), f.ownCandidate())
+	warnings, err = checker.Check(ctx, f.candidates()...)
 	return warnings, place(err, b, f.candidate()+":")
 }
 
 // refuse keeps the candidate for reading.
 func (f Files) refuse() error {
-	return errors.Join(os.Rename(f.candidate(), f.Refused()), os.Remove(f.ownCandidate()))
+	errs := []error{os.Rename(f.candidate(), f.Refused())}
+	if !f.Single {
+		errs = append(errs, os.Remove(f.ownCandidate()))
+	}
+	return errors.Join(errs...)
 }
 
 // commit puts the candidate into place. The text in force, which a worker has confirmed, becomes the last good one.
@@ -183,8 +230,10 @@ func (f Files) commit(inForce []byte) error {
 		return err
 	}
 	f.at("kept")
-	if err := os.Rename(f.ownCandidate(), f.Own()); err != nil {
-		return err
+	if !f.Single {
+		if err := os.Rename(f.ownCandidate(), f.Own()); err != nil {
+			return err
+		}
 	}
 	f.at("own")
 	if err := os.Rename(f.candidate(), f.Config); err != nil {
@@ -217,7 +266,11 @@ func (f Files) restore(b conf.Bundle, revision string) error {
 	if len(b.Main) == 0 {
 		return nil // nothing is known of it
 	}
-	return errors.Join(f.bundled(b), ensure(f.Own(), ownText(revision), 0o640), ensure(f.Config, b.Main, 0o640))
+	errs := []error{f.bundled(b), ensure(f.Config, f.Text(b), 0o640)}
+	if !f.Single {
+		errs = append(errs, ensure(f.Own(), ownText(revision), 0o640))
+	}
+	return errors.Join(errs...)
 }
 
 func ensure(name string, data []byte, mode fs.FileMode) error {
@@ -262,6 +315,7 @@ func (f Files) find(revision string, noted Noted) (conf.Bundle, bool) {
 		if err != nil {
 			continue // it is not there, or of no use
 		}
+		text = f.rendered(text)
 		mentioned := maps.Clone(all)
 		maps.DeleteFunc(mentioned, func(name string, _ conf.File) bool {
 			return !bytes.Contains(text, []byte(filepath.Dir(filepath.Join(f.Dir, filepath.FromSlash(name)))))
@@ -309,7 +363,7 @@ func (f Files) writeNoted(n Noted) error {
 
 // sweep deletes files of earlier bundles, but for those of the last good text, to which a rollback goes.
 func (f Files) sweep(b conf.Bundle) error {
-	last, err := os.ReadFile(f.Last())
+	last, err := f.readText(f.Last())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -96,7 +96,7 @@ func (f Files) readFrozen() (*model.Freeze, *accepted, error) {
 
 // read makes a configuration of the text that lies in place, and of these files beside it.
 func (f Files) read(files []bundleFile) (*accepted, error) {
-	main, err := os.ReadFile(f.Config)
+	main, err := f.readText(f.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func whole(b conf.Bundle) (*accepted, error) {
 
 // readLast makes a configuration of the last good text before the one in force, with the files beside it that it mentions.
 func (f Files) readLast() (*accepted, error) {
-	main, err := os.ReadFile(f.Last())
+	main, err := f.readText(f.Last())
 	if err != nil {
 		return nil, err
 	}
@@ -176,4 +176,10 @@ func (f Files) eachBundled(do func(name, path string, d fs.DirEntry) error) erro
 		return nil
 	}
 	return err
+}
+
+// readText reads a configuration as it was rendered.
+func (f Files) readText(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	return f.rendered(text), err
 }

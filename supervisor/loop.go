@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/model"
 )
@@ -32,6 +33,8 @@ type loop struct {
 	phase    model.Phase
 	haproxy  model.HAProxyStatus
 	identity process.Identity // of what runs
+
+	abilities conf.Abilities // of what runs
 
 	// The brake.
 	frozen   *model.Freeze // nothing is applied; never changed
@@ -88,6 +91,7 @@ type loop struct {
 	sharingAt   time.Time // when the ports are looked at next
 	served      *served   // by a HAProxy that was adopted, until the first State has come
 	namesBy     time.Time // after an adoption, the first State waits until then for its names; zero: no more
+	unadopted   string    // why an external HAProxy cannot be used yet, as it was told last
 	left        bool      // a HAProxy that could not be adopted runs, and keeps its files
 
 	changes   []model.Apply
@@ -103,7 +107,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
-		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
+		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
@@ -114,7 +118,12 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		s.o.Log.Warn("what a killed fnlb left behind stays", "error", err)
 	}
 	l.resume()
-	if s.o.Found != nil && l.failure == nil {
+	switch {
+	case l.failure != nil:
+	case s.o.External:
+		l.left = true // it goes on with its files, whatever becomes of us
+		l.startAdopt(process.Identity{})
+	case s.o.Found != nil:
 		l.startAdopt(*s.o.Found)
 	}
 
@@ -217,6 +226,9 @@ func (l *loop) applyAt() time.Time {
 	startsFrozen := l.frozen != nil && l.accepted == nil // without waiting for what the sources list
 	if l.dirtySince.IsZero() || l.busy() || !l.have && !startsFrozen || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
 		return time.Time{}
+	}
+	if !l.running && l.s.o.External {
+		return time.Time{} // it comes by itself
 	}
 	if !l.running && l.accepted != nil {
 		return l.restart.at // HAProxy died: first the text in force is started again
@@ -327,6 +339,10 @@ func (l *loop) died(err error) {
 // lost arranges that HAProxy is started again.
 func (l *loop) lost(err error) {
 	now := time.Now()
+	if l.s.o.External {
+		l.vanished(now, err)
+		return
+	}
 	if len(l.accepted.bundle.Main) == 0 { // it was adopted, and nothing is known of its text
 		l.accepted = nil
 	}
@@ -400,6 +416,8 @@ func (l *loop) stop(hard context.Context) {
 			l.stopped, l.running, l.changed = true, false, true
 			log := o.Log.With("ms", time.Since(begin).Milliseconds())
 			switch {
+			case o.External:
+				log.Info("haproxy is left running")
 			case err != nil:
 				log.Error("haproxy stopped by force", "error", err)
 			case !ran && o.Found == nil: // nothing ran

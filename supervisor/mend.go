@@ -49,7 +49,10 @@ type kept struct {
 
 // keeps lists the files that HAProxy reads of a configuration, by path.
 func (f Files) keeps(a *accepted) []kept {
-	out := []kept{{f.Config, a.bundle.Main, 0o640}, {f.Own(), ownText(a.revision), 0o640}}
+	out := []kept{{f.Config, f.Text(a.bundle), 0o640}}
+	if !f.Single {
+		out = append(out, kept{f.Own(), ownText(a.revision), 0o640})
+	}
 	for name, file := range a.bundle.Files {
 		out = append(out, kept{filepath.Join(f.Dir, filepath.FromSlash(name)), file.Data, modeOf(file)})
 	}

@@ -192,7 +192,7 @@ func (s *Supervisor) judge(ctx context.Context, out *outcome, st model.State) (*
 	if err := f.draft(next.bundle, next.revision); err != nil {
 		return nil, err
 	}
-	_, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate())
+	_, err = s.o.Checker.Check(ctx, f.candidates()...)
 	return next, err
 }
 

@@ -20,7 +20,7 @@ func (s *Supervisor) next(out *outcome) (*accepted, error) {
 
 // render makes the configuration of a State. One that gives the text in force is not read again.
 func (s *Supervisor) render(j job, st model.State) (*accepted, error) {
-	bundle, err := j.renderer.Render(st, s.o.Abilities)
+	bundle, err := j.renderer.Render(st, j.abilities)
 	if err != nil {
 		return nil, err
 	}

@@ -135,7 +135,9 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "haproxy", Name: "worker"}, Reason: l.unanswered, Mend: "look at its process; fnlb goes on asking"})
 		degraded = append(degraded, "haproxy: "+l.unanswered)
 	}
-	if l.phase == model.Broken {
+	if l.s.o.External && !l.running {
+		degraded = append(degraded, "haproxy: none answers on the socket of --haproxy-master")
+	} else if l.phase == model.Broken {
 		degraded = append(degraded, "haproxy: it died and is being started again")
 	}
 	if l.foreign {
@@ -146,6 +148,11 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	}
 	if l.accepted != nil {
 		out = append(out, Notes(l.accepted.bundle)...)
+	}
+	if l.s.o.Unchecked != nil && l.running {
+		if why := l.s.o.Unchecked(); why != "" {
+			out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "configuration", Name: "check"}, Reason: "texts are not checked before a reload: " + why, Mend: "name a HAProxy of the version that runs with --haproxy"})
+		}
 	}
 	for _, who := range l.shared {
 		out = append(out, model.Problem{Kind: model.Conflict, Owner: model.Owner{Source: "listener", Name: who}, Reason: "another process listens on this port too, and the kernel gives it a part of the clients", Mend: "end that process"})

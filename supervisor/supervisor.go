@@ -60,7 +60,7 @@ type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.B
 // PortWatcher names the processes besides ours that listen where HAProxy does: haproxy/process.Sharing.
 type PortWatcher func(inForce []conf.Bind, pids []int) (found []string, err error)
 
-// Options are the supervisor's parts and limits. All are needed but Allowed, Found and Step.
+// Options are the supervisor's parts and limits. All are needed but Allowed, External, Running, Unchecked, Found and Step.
 type Options struct {
 	Files     Files
 	Abilities conf.Abilities
@@ -73,6 +73,9 @@ type Options struct {
 	Prober    Prober
 	Resolver  Resolver
 	Launch    Launch
+	External  bool                        // somebody else starts and ends HAProxy: Process.Start waits for it, Stop leaves it running
+	Running   func(version string)        // with External, is told which HAProxy was found; nil: nobody asks
+	Unchecked func() string               // says why the Checker cannot check; nil: it can
 	Found     *process.Identity           // a HAProxy that Process is in charge of already, and that is to be adopted; nil: none
 	Step      func(name string)           // is told each step of an apply as it is done; nil, and only tests have one
 	Allowed   func(netip.AddrPort) error  // asked about every address that a name gave; nil: all are allowed

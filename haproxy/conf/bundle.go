@@ -67,6 +67,15 @@ type Abilities struct {
 	Prometheus bool // has the service prometheus-exporter
 }
 
+// VersionAbilities is what is known of a HAProxy by its version alone, such as 2.6.12-1+deb12u4.
+func VersionAbilities(version string) (Abilities, error) {
+	a := Abilities{Version: version}
+	if _, err := fmt.Sscanf(version, "%d.%d", &a.Major, &a.Minor); err != nil {
+		return a, fmt.Errorf("its version %q is none", version)
+	}
+	return a, nil
+}
+
 // AtLeast reports whether the version is major.minor or newer.
 func (a Abilities) AtLeast(major, minor int) bool {
 	return a.Major > major || a.Major == major && a.Minor >= minor

@@ -92,9 +92,9 @@ func parseAbilities(out string) (conf.Abilities, error) {
 			if len(fields) == 0 {
 				break
 			}
-			a.Version = printable(fields[0], maxLine)
-			if _, err := fmt.Sscanf(a.Version, "%d.%d", &a.Major, &a.Minor); err != nil {
-				return a, fmt.Errorf("its version %q is none", a.Version)
+			var err error
+			if a, err = conf.VersionAbilities(printable(fields[0], maxLine)); err != nil {
+				return a, err
 			}
 		}
 		if rest, ok := strings.CutPrefix(line, "Available services :"); ok {
