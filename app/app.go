@@ -53,7 +53,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		{"run", "", "run the balancer (also without a command)", false, runBalancer},
-		{"render", "", "print the configuration that these flags give; --bootstrap: before fnlb exists", false, render},
+		{"render", "", "print what these flags give; --bootstrap: before fnlb exists", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
 		{"healthcheck", "", "exit with 0 when the running balancer is ready", false, healthcheck},

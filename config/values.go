@@ -307,7 +307,7 @@ func complete(s *Settings, host Host) error {
 		return usage("write the whole path", "--haproxy-config %q is not absolute", s.HAProxyConfig)
 	}
 	if s.HAProxyMaster != "" && s.AccessLog != "off" {
-		return usage("leave --access-log out; a template can have a log line", "--access-log %q needs a HAProxy that fnlb starts", s.AccessLog)
+		return usage("leave --access-log out; a template can have a log line", "--access-log %q needs a HAProxy that fnlb starts, not that of --haproxy-master", s.AccessLog)
 	}
 	if s.Template == "" && host.Exists("/haproxy.tmpl") {
 		s.Template = "/haproxy.tmpl"

@@ -8,5 +8,6 @@
 //   - A Snapshot is the whole truth of its source; the newest wins. While a source is down its last truth stays.
 //   - No State leaves before every source has sent its first Snapshot, or the start-up barrier has passed.
 //   - A State leaves when there was quiet; one that takes servers away leaves at once. Equal States leave once.
+//   - What a source says can be kept on disk (Kept) for the next process that adopts our HAProxy; keeping holds up nobody.
 //   - One goroutine, that of Run, merges and sends; a State is never changed after it was sent.
 package discovery

@@ -9,6 +9,8 @@
 //   - The file on disk is a candidate until a worker has confirmed it; a reload that fails puts the last good text back.
 //   - Only admitted servers are rendered. A server is admitted by its first passing probe of ours, at one address; from then on
 //     HAProxy decides about its health.
+//   - A HAProxy that an earlier process left, or that somebody else runs, is adopted: nothing is concluded of it but what its worker says,
+//     and what it serves is served until the first State has come.
 //   - Reports about a worker that is gone are dropped.
 //
 // The package does not know templates: it calls the Renderer that it was given, because it must render more than once.
