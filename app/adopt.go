@@ -107,6 +107,13 @@ func (b *balancer) adopt(child *process.Child, launch supervisor.Launch) (*proce
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	if b.s.AccessLog == "stdout" {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/3", found.Master))
+		own, errOwn := os.Readlink("/proc/self/fd/1")
+		if err == nil && errOwn == nil && theirs != own {
+			b.log.Warn("HAProxy's access log still goes where the standard output of the fnlb went that started it; only a new HAProxy takes ours", "there", theirs, "ours", own)
+		}
+	}
 	return found, nil
 }
 

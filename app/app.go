@@ -62,7 +62,7 @@ const (
 func commands() []command {
 	return []command{
 		{"run", "", "run the balancer (also without a command)", false, runBalancer},
-		{"render", "", "print the configuration that these flags give; --bootstrap: before fnlb exists", false, render},
+		{"render", "", "print what these flags give; --bootstrap: before fnlb exists", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"diff", "", "show what these flags would change", true, diffText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},

@@ -20,11 +20,10 @@ import (
 // render prints the configuration that the flags give. It needs neither HAProxy nor root: without a HAProxy it writes for the
 // oldest that is supported.
 func render(c *call) error {
-	a := c.abilities()
 	if c.bootstrap {
-		return c.renderBootstrap(a)
+		return c.renderBootstrap()
 	}
-	b, err := c.bundleOf(a, c.serversOfFlags())
+	b, err := c.bundleOf(c.abilities(), c.serversOfFlags())
 	if err != nil {
 		return err
 	}
@@ -34,7 +33,7 @@ func render(c *call) error {
 }
 
 // renderBootstrap prints what a HAProxy that somebody else starts needs before fnlb exists: the ports, and no server.
-func (c *call) renderBootstrap(a conf.Abilities) error {
+func (c *call) renderBootstrap() error {
 	s := &c.settings
 	if s.TLSCert != "" {
 		return &config.UsageError{Reason: "--bootstrap cannot print a certificate", Hint: "start fnlb first: it writes configuration and certificate where there are none"}
@@ -48,7 +47,7 @@ func (c *call) renderBootstrap(a conf.Abilities) error {
 	if err != nil {
 		return err
 	}
-	b, err := bootstrapBundle(s, r, a)
+	b, err := bootstrapBundle(s, r, c.abilities())
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -55,10 +56,12 @@ func (k Kept) Read() (s model.Snapshot, mark string, err error) {
 	return f.Snapshot, f.Mark, nil
 }
 
-// Remove deletes what is kept.
+// Remove deletes what is kept, and its folder when nothing else lies there.
 func (k Kept) Remove() error {
-	if err := os.Remove(k.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{k.File, filepath.Dir(k.File)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
 	}
 	return nil
 }

@@ -100,6 +100,9 @@ func TestKept(t *testing.T) {
 	if err := errors.Join(k.Remove(), k.Remove()); err != nil {
 		t.Error(err)
 	}
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Error(err)
+	}
 	for _, bad := range []string{"", "{", `{"snapshot":{"source":"other"}}`} {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)

@@ -264,3 +264,26 @@ func TestSharedPort(t *testing.T) {
 		}
 	})
 }
+
+// TestChangeDuringReload is fault row 13: what comes while HAProxy reloads lands in a worker after it, and what an earlier worker still
+// says counts for nothing.
+func TestChangeDuringReload(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.reloadTakes = time.Second
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(3 * time.Second)
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(500 * time.Millisecond)
+		before := w.s.Status().HAProxy.Worker
+		w.put("b=192.0.2.2:80", "c=192.0.2.3:80") // the reload for b is under way
+		w.set(func() { w.down["b"] = true })
+		w.after(10 * time.Second)
+		want(t, "servers", w.servers(), "b@192.0.2.2:80 c@192.0.2.3:80")
+		want(t, "health", w.health(), "b:down c:up")
+		st := w.s.Status()
+		if st.Applied != 3 || st.HAProxy.Worker != before+2 || w.worker != st.HAProxy.Worker {
+			t.Errorf("applied %d, worker %d after %d", st.Applied, st.HAProxy.Worker, before)
+		}
+	})
+}

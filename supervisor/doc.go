@@ -12,6 +12,8 @@
 //     HAProxy decides about its health.
 //   - Frozen, nothing is applied; what runs is kept running, with the text in force.
 //   - No reload is made while HAProxy does not answer, but for one that has been silent for too long.
+//   - A HAProxy that an earlier process left, or that somebody else runs, is adopted: nothing is concluded of it but what its worker says,
+//     and what it serves is served until the first State has come.
 //   - Reports about a worker that is gone are dropped.
 //
 // The package does not know templates: it calls the Renderer that it was given, because it must render more than once.

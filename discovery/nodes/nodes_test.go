@@ -324,3 +324,46 @@ func FuzzSet(f *testing.F) {
 		}
 	})
 }
+
+// TestEarlier: the list of an earlier process is taken over with what was added and deleted by calls; what its flag named and ours does
+// not is left out, and what is new in ours is there.
+func TestEarlier(t *testing.T) {
+	parseAll := func(list ...string) []model.Node {
+		var out []model.Node
+		for _, n := range list {
+			parsed, err := model.ParseNode(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, parsed)
+		}
+		return out
+	}
+	flags := []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"}
+	first := New(Options{Service: "s", Initial: parseAll(flags...), Now: time.Now})
+	for _, err := range []error{first.Set(t.Context(), "name:80"), first.Set(t.Context(), "192.0.2.9:80"), first.Delete(t.Context(), "192.0.2.2:80")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		flags, want []string
+		policy      model.Policy
+	}{
+		"the same flags":    {flags: flags, want: []string{"192.0.2.1:80", "192.0.2.3:80", "192.0.2.9:80", "name:80"}},
+		"one less":          {flags: flags[1:], want: []string{"192.0.2.3:80", "192.0.2.9:80", "name:80"}},
+		"one more":          {flags: append(flags, "192.0.2.4:80"), want: []string{"192.0.2.1:80", "192.0.2.3:80", "192.0.2.4:80", "192.0.2.9:80", "name:80"}},
+		"one is called too": {flags: append(flags, "192.0.2.9:80"), want: []string{"192.0.2.1:80", "192.0.2.3:80", "192.0.2.9:80", "name:80"}},
+		"another policy": {flags: flags, policy: model.Policy{Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/30")}},
+			want: []string{"192.0.2.1:80", "192.0.2.3:80", "name:80"}},
+	} {
+		next := New(Options{Service: "s", Initial: parseAll(test.flags...), Policy: test.policy, Earlier: &Earlier{parseAll(flags...), first.snapshot()}, Now: time.Now})
+		if got := next.List(); !slices.Equal(got, test.want) {
+			t.Errorf("%s: %v, not %v", name, got, test.want)
+		}
+	}
+	bad := model.Snapshot{Source: name, Offers: []model.Offer{{Owner: model.Owner{Source: name, Name: "no node"}}}}
+	if next := New(Options{Service: "s", Earlier: &Earlier{Snapshot: bad}, Now: time.Now}); len(next.List()) != 0 || len(next.snapshot().Problems) != 1 {
+		t.Errorf("%v", next.snapshot())
+	}
+}

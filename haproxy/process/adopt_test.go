@@ -235,7 +235,9 @@ func TestSupersede(t *testing.T) {
 		if alive(was.Master) || alive(now.Master) {
 			t.Error("one is left")
 		}
-		<-first.Exited()
+		if err := <-first.Exited(); err == nil {
+			t.Error("it ended without a word")
+		}
 	})
 }
 

@@ -279,7 +279,9 @@ func TestDeadMaster(t *testing.T) {
 		if err := stranger.Process.Kill(); err != nil {
 			t.Error(err)
 		}
-		<-gone
+		if err := <-gone; err == nil {
+			t.Error("the stranger was not killed")
+		}
 	})
 }
 
