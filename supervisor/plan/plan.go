@@ -14,10 +14,13 @@ type Cause string
 
 // The causes of a reload.
 const (
-	ServerAdded   Cause = "server-added"
-	ServerRemoved Cause = "server-removed"
+	ServerAdded   Cause = "server-added"   // told beside other causes
+	ServerRemoved Cause = "server-removed" // told beside other causes
 	ServerChanged Cause = "server-changed"
-	IDCollision   Cause = "id-collision" // a newcomer changed another server's id, its place in the ring
+	ServerOption  Cause = "server-option" // a word that `add server` does not take, or means something else there
+	ServerOrder   Cause = "server-order"  // balance first goes by the order of the lines
+	NotDynamic    Cause = "not-dynamic"   // the backend's algorithm takes no servers at run time
+	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
 	Listeners     Cause = "listeners"
 	Settings      Cause = "settings" // anything else in the text
 	Files         Cause = "files"    // a certificate or another file beside the text
@@ -39,11 +42,14 @@ func (r Reason) String() string {
 	return strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
 }
 
-// Plan is what it takes: nothing, or a reload.
-type Plan struct{ Reload []Reason }
+// Plan is what it takes: nothing, steps at run time, or a reload.
+type Plan struct {
+	Steps  []Step   // in the order to take them; none where a reload is needed
+	Reload []Reason // why a reload is needed; none: it is not
+}
 
 // Empty reports whether nothing is to be done.
-func (p Plan) Empty() bool { return len(p.Reload) == 0 }
+func (p Plan) Empty() bool { return len(p.Reload) == 0 && len(p.Steps) == 0 }
 
 // Reasons gives the reasons as people read them.
 func (p Plan) Reasons() []string {
@@ -66,14 +72,37 @@ func Make(inForce, next conf.Bundle) (Plan, error) {
 		if err != nil {
 			return Plan{}, fmt.Errorf("plan: new text: %w", err)
 		}
-		p.add(servers(was, now)...)
-		p.add(listeners(was, now))
-		if !slices.Equal(rest(was), rest(now)) || p.Empty() {
-			p.add(Reason{Cause: Settings})
-		}
+		p.compare(was, now)
 	}
 	p.add(files(inForce.Files, next.Files))
+	if len(p.Reload) > 0 {
+		p.Steps = nil
+	}
 	return p, nil
+}
+
+// compare adds what the difference of two texts takes.
+func (p *Plan) compare(was, now conf.Text) {
+	about, moved := servers(was, now), listeners(was, now)
+	same := slices.Equal(rest(was), rest(now))
+	if same && moved.Cause == "" && len(about) > 0 {
+		var why []Reason
+		if p.Steps, why = steps(was, now); len(why) == 0 {
+			return
+		}
+		p.add(about...)
+		for _, r := range why {
+			if !slices.ContainsFunc(about, func(a Reason) bool { return a.Cause == r.Cause }) {
+				p.add(r)
+			}
+		}
+		return
+	}
+	p.add(about...)
+	p.add(moved)
+	if !same || len(p.Reload) == 0 {
+		p.add(Reason{Cause: Settings})
+	}
 }
 
 func (p *Plan) add(reasons ...Reason) {
@@ -88,6 +117,7 @@ type serverKey struct{ backend, name string }
 
 func (k serverKey) String() string { return k.backend + "/" + k.name }
 
+// servers tells what becomes of servers, for people.
 func servers(was, now conf.Text) []Reason {
 	old := map[serverKey]conf.Server{}
 	for _, s := range was.Servers() {
@@ -113,9 +143,13 @@ func servers(was, now conf.Text) []Reason {
 			removed = append(removed, key.String())
 		}
 	}
-	return []Reason{
-		reason(ServerAdded, added), reason(ServerRemoved, removed), reason(ServerChanged, changed), reason(IDCollision, moved),
+	var out []Reason
+	for _, r := range []Reason{reason(ServerAdded, added), reason(ServerRemoved, removed), reason(ServerChanged, changed), reason(IDCollision, moved)} {
+		if r.Cause != "" {
+			out = append(out, r)
+		}
 	}
+	return out
 }
 
 func listeners(was, now conf.Text) Reason {
@@ -173,7 +207,7 @@ func reason(c Cause, about []string) Reason {
 func rest(t conf.Text) []string {
 	var out []string
 	for _, s := range t.Sections {
-		out = append(out, s.Kind+" "+s.Name)
+		out = append(out, s.Kind+" "+s.Name+" from "+s.From)
 		for _, l := range s.Lines {
 			switch {
 			case len(l.Words) == 0, l.Words[0] == "server":
