@@ -23,6 +23,7 @@ var imports = []struct {
 }{
 	{pkg: "", may: []string{"app"}, why: "main only hands arguments and signals to app"},
 	{pkg: "app", may: []string{"…"}, why: "app is the wiring and sees all"},
+	{pkg: "app/logwriter", why: "a log that holds nobody up knows nothing of what is logged"},
 	{pkg: "config", may: []string{"model"}, why: "flags become types before anything else runs"},
 	{pkg: "model", why: "values that all stages share must not drag any of them along"},
 	{pkg: "discovery", may: []string{"model"}, why: "sources know what they offer, not what becomes of it"},

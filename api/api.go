@@ -16,6 +16,16 @@ type Nodes interface {
 	List() []string
 }
 
+// Brake stops applies and goes back. Each call returns when it is done, with what was done in words; errors are model.Problem.
+type Brake interface {
+	// Freeze stops all applies; an empty reason is allowed.
+	Freeze(ctx context.Context, reason string) (string, error)
+	// Thaw ends the freeze; without one it is a success.
+	Thaw(ctx context.Context) (string, error)
+	// Rollback goes back to the last good configuration and freezes it.
+	Rollback(ctx context.Context) (string, error)
+}
+
 // Reporter tells what the balancer does. Its calls do not block; what they return is changed by nobody.
 type Reporter interface {
 	Status() model.Status

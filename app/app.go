@@ -10,9 +10,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fnlb/fnlb/app/logwriter"
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/config"
 )
@@ -45,7 +47,13 @@ type call struct {
 	settings config.Settings
 	args     []string
 	json     bool
+	log      *logwriter.Writer // behind Stderr, of the balancer itself only
 }
+
+const (
+	logBytes = 1 << 20         // of log that waits for its reader
+	logFlush = 2 * time.Second // for that reader at the end
+)
 
 // commands is filled by a function, because completion lists it.
 func commands() []command {
@@ -54,6 +62,9 @@ func commands() []command {
 		{"render", "", "print the configuration that these flags give", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
+		{"freeze", "[REASON…]", "stop all changes of a running balancer", true, freeze},
+		{"thaw", "", "end a freeze", true, thaw},
+		{"rollback", "", "go back to the configuration before, and freeze it", true, rollback},
 		{"healthcheck", "", "exit with 0 when the running balancer is ready", false, healthcheck},
 		{"version", "", "print the version", true, version},
 		{"completion", "bash | zsh | fish", "print a script for the shell's completion", false, completion},
@@ -76,6 +87,14 @@ func Main(p Program) int {
 		cmd, args = all[i], args[1:]
 	}
 	c := &call{Program: p}
+	if cmd.name == "run" && os.Getpid() == firstProcess {
+		return p.beInit()
+	}
+	if cmd.name == "run" { // whoever reads what we say, or does not, shall not hold up the balancer
+		c.log = logwriter.Start(p.Stderr, logBytes)
+		defer c.log.Close(logFlush)
+		p.Stderr, c.Stderr = c.log, c.log
+	}
 	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
 		if cmd.json {
 			fs.BoolVar(&c.json, "json", false, "print JSON")

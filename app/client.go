@@ -20,13 +20,20 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// clientTime bounds one call to the running balancer.
-const clientTime = 10 * time.Second
+// clientTime bounds one call to the running balancer, brakeTime one that waits for a reload.
+const (
+	clientTime = 10 * time.Second
+	brakeTime  = 30 * time.Second
+)
 
 // ask calls the management API of the running balancer by its admin socket, which serves whatever the template says.
 func (c *call) ask(method, path string, body any) (int, []byte, error) {
+	return c.askFor(clientTime, method, path, body)
+}
+
+func (c *call) askFor(limit time.Duration, method, path string, body any) (int, []byte, error) {
 	socket := dirsOf(&c.settings).adminSocket()
-	client := http.Client{Timeout: clientTime, Transport: &http.Transport{
+	client := http.Client{Timeout: limit, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer

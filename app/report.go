@@ -22,11 +22,11 @@ func (r *report) Status() model.Status {
 	sup, col := r.b.supervisor.Status(), r.b.collector.Status()
 	st := model.Status{
 		Version: config.FullVersion(), Phase: sup.Phase, HAProxy: sup.HAProxy, Wanted: col.Wanted, Applied: sup.Applied,
-		Degraded: slices.Clone(sup.Degraded), Sources: col.Sources, Servers: sup.Servers,
+		Frozen: sup.Frozen, Degraded: slices.Clone(sup.Degraded), Sources: col.Sources, Servers: sup.Servers,
 		Problems: slices.Concat(col.Problems, sup.Problems),
 	}
-	if len(sup.Changes) > 0 {
-		last := sup.Changes[0]
+	if i := slices.IndexFunc(sup.Changes, func(a model.Apply) bool { return a.Method.Applies() }); i >= 0 {
+		last := sup.Changes[i]
 		st.LastApply = &last
 	}
 	for _, s := range col.Sources {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -38,13 +39,16 @@ const barrier = 5 * time.Second
 type balancer struct {
 	s      config.Settings
 	log    *slog.Logger
+	lost   func() uint64 // lines of the log that nobody got
 	dirs   dirs
 	worker identity
 	files  supervisor.Files
 
 	nodes      *nodesource.Source
+	kept       discovery.Kept // the nodes, as the Collector sees them
 	collector  *discovery.Collector
 	supervisor *supervisor.Supervisor
+	notify     *notifier
 	servers    []server
 	closers    []func() error // what must be undone at the end, in reverse order
 }
@@ -62,7 +66,7 @@ func runBalancer(c *call) error {
 		log.Warn(w)
 	}
 	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
-	b := &balancer{s: c.settings, log: log, dirs: dirsOf(&c.settings)}
+	b := &balancer{s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
 	b.files = supervisor.Files{Dir: b.s.RunDir, Config: b.s.HAProxyConfig}
 	defer b.close()
 	if err := b.build(c); err != nil {
@@ -70,6 +74,9 @@ func runBalancer(c *call) error {
 	}
 	if err := b.run(signals); err != nil {
 		return err
+	}
+	if err := b.kept.Remove(); err != nil {
+		log.Warn("not all was cleaned up", "error", err)
 	}
 	log.Info("stopped")
 	return nil
@@ -109,34 +116,41 @@ func (b *balancer) build(c *call) error {
 		return err
 	}
 	client := runtime.New(b.dirs.masterSocket())
-	finishing, err := b.settle(ctx, client)
+	child := process.New(process.Options{
+		Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Log: b.dirs.haproxyLog(), AccessLog: accessLog,
+	}, client)
+	launch := supervisor.Launch{Binary: binary, AccessLog: b.s.AccessLog, User: b.worker.name}
+	found, err := b.adopt(child, launch)
 	if err != nil {
 		return err
 	}
-	b.supervisor = supervisor.New(supervisor.Options{
-		Files: b.files, Abilities: abilities, Renderer: render,
-		Process: process.New(process.Options{
-			Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Listeners: b.files.Listeners(),
-			Log: b.dirs.haproxyLog(), AccessLog: accessLog,
-		}, client),
-		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Retire: func(master int) error { return process.Retire(master, b.dirs.masterSocket()) },
-		Finishing: finishing,
-		Alive:     func(master int) bool { return process.Serves(master, b.dirs.masterSocket()) },
-		Finish:    func(ctx context.Context, master int) error { return process.Finish(ctx, master, b.dirs.masterSocket()) },
-		Prober:    check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
+	options := supervisor.Options{
+		Files: b.files, Abilities: abilities, Renderer: render, Process: child,
+		Runtime: client, Checker: process.Checker{Binary: binary}, Binds: process.CheckBinds, Launch: launch, Found: found,
+		Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
-	})
-	b.nodes = nodesource.New(nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now})
+	}
+	b.notify = newNotifier(c.Env, b.log)
+	b.notify.watch(&options)
+	b.supervisor = supervisor.New(options)
+	b.nodes, b.kept, err = b.nodeSource(found != nil)
+	if err != nil {
+		return err
+	}
 	cert := ""
 	if b.s.TLSCert != "" {
 		cert = certName
 	}
+	wait := barrier
+	if found != nil {
+		wait = math.MaxInt64 // something serves: no source that is late may take it away
+	}
 	b.collector = discovery.New(discovery.Options{
 		Sources: []discovery.Source{
-			discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: []model.Offer{b.s.Pool(cert)}}}, b.nodes,
+			discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: []model.Offer{b.s.Pool(cert)}}}, b.kept,
 		},
-		Min: b.s.WaitMin, Max: b.s.WaitMax, Barrier: barrier, Out: b.supervisor.Put, Log: b.log,
+		Min: b.s.WaitMin, Max: b.s.WaitMax, Barrier: wait, Out: b.supervisor.Put, Log: b.log,
 	})
 	return b.listen(rules)
 }
@@ -183,56 +197,6 @@ func (b *balancer) claim() error {
 	return nil
 }
 
-// settle clears up after a fnlb that was killed while it took over: two HAProxys may run, or one and another that is about to. Who
-// answers on the master socket stays, else the one whose socket was set aside; the others finish, and are returned.
-func (b *balancer) settle(ctx context.Context, client *runtime.Client) (finishing []int, err error) {
-	socket := b.dirs.masterSocket()
-	aside := process.Aside(socket)
-	masters, err := process.Masters(socket)
-	if err != nil {
-		return nil, err
-	}
-	setAside := exists(aside)
-	if len(masters) < 2 && !setAside {
-		return nil, nil
-	}
-	keep, older := 0, false
-	if p, err := client.Processes(ctx); err == nil {
-		keep = p.Master.PID
-	} else if p, err := runtime.New(aside).Processes(ctx); err == nil {
-		keep, older = p.Master.PID, true
-	}
-	if keep == 0 {
-		return nil, nil // nobody serves, or a master is silent for a moment: taking over sees to it
-	}
-	for _, m := range masters {
-		if m == keep {
-			continue
-		}
-		b.log.Warn("another HAProxy of this run directory is told to finish", "master", m, "stays", keep)
-		err = errors.Join(err, process.Retire(m, socket))
-		if older { // it never served: its end is awaited, so that it does not take the socket meanwhile
-			limit, cancel := context.WithTimeout(ctx, time.Second)
-			err = errors.Join(err, process.Finish(limit, m, socket))
-			cancel()
-		} else {
-			finishing = append(finishing, m)
-		}
-	}
-	switch {
-	case older:
-		err = errors.Join(err, os.Rename(aside, socket))
-	case setAside:
-		err = errors.Join(err, os.Remove(aside))
-	}
-	return finishing, err
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
 // openAccessLog opens what HAProxy writes its access log to. Our own standard output is opened anew, because HAProxy makes its
 // file description non-blocking, and ours is shared with whoever started us.
 func (b *balancer) openAccessLog(c *call) (*os.File, error) {
@@ -243,7 +207,8 @@ func (b *balancer) openAccessLog(c *call) (*os.File, error) {
 	case "stdout":
 		path = "/proc/self/fd/1"
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	// Without O_NONBLOCK the open of a named pipe would wait for somebody who reads it.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640)
 	if out, ok := c.Stdout.(*os.File); err != nil && ok && b.s.AccessLog == "stdout" {
 		f, err = dup(out) // a socket cannot be opened anew
 	}
@@ -269,8 +234,8 @@ func (b *balancer) listen(rules access.Rules) error {
 	panics := new(atomic.Uint64)
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
-			Nodes: b.nodes, Reporter: report, Own: own, Panics: panics, Log: b.log,
-			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, Log: b.log}),
+			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Own: own, Panics: panics, Log: b.log,
+			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
 	admin, err := unixListener(b.dirs.adminSocket(), 0o600, -1)
@@ -372,6 +337,10 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 	}
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {
+		b.notify.run(others, b.supervisor.Status)
+		return nil
+	})
+	g.Go(func() error {
 		b.obey(others, signals, stop, stopNow)
 		return nil
 	})
@@ -393,7 +362,7 @@ func (b *balancer) obey(ctx context.Context, signals <-chan os.Signal, stop, sto
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP:
-				b.reread()
+				b.notify.reload(b.reread)
 			case stopping:
 				b.log.Warn("second signal, stopping at once", "signal", sig)
 				stopNow()
@@ -417,7 +386,7 @@ func (b *balancer) reread() {
 		return
 	}
 	b.log.Info("read again")
-	b.supervisor.SetRenderer(r)
+	b.supervisor.SetRenderer(r, "SIGHUP")
 }
 
 // close undoes what build did, in reverse order.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +33,7 @@ func (d dirs) managementSocket() string { return filepath.Join(d.management, "mg
 func (d dirs) adminSocket() string      { return filepath.Join(d.run, "admin.sock") }
 func (d dirs) haproxyLog() string       { return filepath.Join(d.run, "haproxy.log") }
 func (d dirs) pidFile() string          { return filepath.Join(d.run, "fnlb.pid") }
+func (d dirs) keptNodes() string        { return filepath.Join(d.run, "sources", "nodes.json") }
 func (d dirs) lockFile() string         { return filepath.Join(d.run, "fnlb.lock") }
 
 // identity is whom HAProxy's workers become.
@@ -118,6 +120,9 @@ func (d dirs) lock(configFile string) (*locks, error) {
 		{configFile + ".lock", "configuration file " + configFile, "--haproxy-config"},
 	} {
 		f, err := lockFile(want.path)
+		for end := time.Now().Add(lockPatience); errors.Is(err, unix.EWOULDBLOCK) && !heldByLiving(want.path) && time.Now().Before(end); time.Sleep(lockPause) {
+			f, err = lockFile(want.path)
+		}
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = fmt.Errorf("another fnlb%s uses the %s; stop it, or give this one another with %s", holder(want.path), want.what, want.mend)
 		} else if err != nil {
@@ -129,6 +134,18 @@ func (d dirs) lock(configFile string) (*locks, error) {
 		l.files = append(l.files, f)
 	}
 	return l, nil
+}
+
+// A fnlb that is killed in the moment when it starts HAProxy leaves its locks to that process, until it has become HAProxy.
+const (
+	lockPatience = 2 * time.Second
+	lockPause    = 5 * time.Millisecond
+)
+
+// heldByLiving reports whether the one that signed a lock lives.
+func heldByLiving(path string) bool {
+	pid, ok := signer(path)
+	return !ok || unix.Kill(pid, 0) == nil
 }
 
 // lockFile opens, locks and signs a file. A lock on a file that was removed meanwhile counts for nothing, so it looks again.
@@ -163,14 +180,20 @@ func lockFile(path string) (*os.File, error) {
 }
 
 func holder(path string) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	if pid, err := strconv.Atoi(string(trimLine(data))); err == nil {
+	if pid, ok := signer(path); ok {
 		return fmt.Sprintf(" (pid %d)", pid)
 	}
 	return ""
+}
+
+// signer is the pid that stands in a lock.
+func signer(path string) (int, bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	pid, err := strconv.Atoi(string(trimLine(data)))
+	return pid, err == nil
 }
 
 func trimLine(b []byte) []byte {

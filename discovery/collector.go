@@ -212,8 +212,9 @@ func (c *Collector) pause(start time.Time) {
 func (c *Collector) merge() {
 	start := time.Now()
 	defer c.pause(start)
-	offers, problems := c.collect()
+	offers, problems, asked := c.collect()
 	state, refused := model.Merge(offers)
+	state.Asked = asked
 	problems = append(problems, refused...)
 	slices.SortStableFunc(problems, func(a, b model.Problem) int {
 		return cmp.Or(strings.Compare(a.Owner.Source, b.Owner.Source), strings.Compare(a.Owner.Name, b.Owner.Name),
@@ -237,7 +238,7 @@ func (c *Collector) merge() {
 }
 
 // collect takes what was put; whatever comes later is for the next merge.
-func (c *Collector) collect() ([]model.Offer, []model.Problem) {
+func (c *Collector) collect() ([]model.Offer, []model.Problem, []model.Asked) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.since, c.last = time.Time{}, time.Time{}
@@ -247,13 +248,15 @@ func (c *Collector) collect() ([]model.Offer, []model.Problem) {
 	}
 	offers := make([]model.Offer, 0, n)
 	var problems []model.Problem
+	var asked []model.Asked
 	for i := range c.slots {
 		s := &c.slots[i]
 		s.merged, s.fresh = s.newest, false
 		offers = append(offers, s.newest.Offers...)
 		problems = append(problems, s.newest.Problems...)
+		asked = append(asked, s.newest.Asked...)
 	}
-	return offers, problems
+	return offers, problems, asked
 }
 
 // keep runs one source for as long as ctx lasts.

@@ -13,6 +13,7 @@ type State struct {
 	Revision uint64
 	Rows
 	Offers []Offer // accepted, oldest first
+	Asked  []Asked // owners that went lately because somebody asked for it
 }
 
 // Equal compares the rows only: who offered them and when makes no difference to HAProxy.

@@ -31,6 +31,18 @@ type Problem struct {
 	Owner  Owner  `json:"owner"`
 	Reason string `json:"reason"`
 	Mend   string `json:"mend,omitempty"`
+
+	Place Place `json:"place,omitzero"` // the first line that Reason is about
+}
+
+// Place is a line of the configuration, and the line of the template that made it. Texts are as they may be shown: without
+// passwords, at most 200 bytes.
+type Place struct {
+	ConfigLine   int    `json:"config_line,omitempty"` // from 1; 0: the template itself is at fault
+	ConfigText   string `json:"config_text,omitempty"`
+	Template     string `json:"template,omitempty"`      // its file
+	TemplateLine int    `json:"template_line,omitempty"` // from 1; 0: not known
+	TemplateText string `json:"template_text,omitempty"`
 }
 
 func (p Problem) Error() string {

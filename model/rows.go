@@ -25,8 +25,9 @@ type Rows struct {
 // Offer is everything one owner asks for; it is accepted whole or left out whole.
 type Offer struct {
 	Owner  Owner     `json:"owner"`
-	Since  time.Time `json:"since"`  // in a conflict the older stays, ties go by Owner
-	Yields bool      `json:"yields"` // a default nobody asked for: loses every conflict
+	Since  time.Time `json:"since"`        // in a conflict the older stays, ties go by Owner
+	Yields bool      `json:"yields"`       // a default nobody asked for: loses every conflict
+	By     string    `json:"by,omitempty"` // who asked for it, where a person or a program did: "API from 10.0.0.1"
 	Rows
 }
 
@@ -35,6 +36,13 @@ type Snapshot struct {
 	Source   string    `json:"source"`
 	Offers   []Offer   `json:"offers"`
 	Problems []Problem `json:"problems,omitempty"` // owners that could not be read at all
+	Asked    []Asked   `json:"asked,omitempty"`    // owners that went lately because somebody asked for it, sorted by name
+}
+
+// Asked is an owner that was taken away on purpose, by a call or by a stop. That it is listed no more is not to be doubted.
+type Asked struct {
+	Owner Owner  `json:"owner"`
+	By    string `json:"by,omitempty"`
 }
 
 // Bind is an address to listen on. Without IP it means all addresses of both families.

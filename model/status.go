@@ -41,19 +41,30 @@ type Method string
 // The methods of an apply.
 const (
 	Start  Method = "start"
+	Adopt  Method = "adopt" // fnlb was started again and goes on with the HAProxy that runs
 	Reload Method = "reload"
 	Noop   Method = "noop" // the new State gives the text in force
+
+	// These touch no process; they stand between the applies so that the list tells the whole story.
+	Froze  Method = "freeze"
+	Thawed Method = "thaw"
+	Mended Method = "mend" // a file that somebody changed was written again
 )
+
+// Applies reports whether the method is one of HAProxy's.
+func (m Method) Applies() bool { return m == Start || m == Reload || m == Noop }
 
 // Apply is one change of what HAProxy does, or an attempt.
 type Apply struct {
 	Revision uint64    `json:"revision"`
 	At       time.Time `json:"at"`
 	Method   Method    `json:"method"`
-	Reasons  []string  `json:"reasons"`
+	Reasons  []string  `json:"reasons"`          // what it changed
+	Causes   []string  `json:"causes,omitempty"` // who or what made it necessary: a handful, then "and N more"
 	Millis   float64   `json:"ms"`
 	Worker   int       `json:"worker,omitempty"` // pid that confirmed it
 	Error    string    `json:"error,omitempty"`  // why it was refused; what was in force stays
+	Places   []Place   `json:"places,omitempty"` // lines that Error is about
 }
 
 // Phase is where the balancer stands in its life.
@@ -78,6 +89,15 @@ type HAProxyStatus struct {
 	Restarts   uint64    `json:"restarts"`
 }
 
+// Freeze is a stop of all applies that somebody asked for.
+type Freeze struct {
+	Reason     string    `json:"reason"`
+	Since      time.Time `json:"since"`
+	By         string    `json:"by"`                    // "admin socket", "API from 10.0.0.1"
+	Revision   string    `json:"revision,omitempty"`    // of the text that it pins
+	RolledBack bool      `json:"rolled_back,omitempty"` // it came with a rollback
+}
+
 // SourceStatus says whether a source can see its world; while it cannot, its last truth stays.
 type SourceStatus struct {
 	Name   string `json:"name"`
@@ -94,6 +114,7 @@ type Status struct {
 	Wanted    uint64         `json:"revision_wanted"`
 	Applied   uint64         `json:"revision_applied"`
 	LastApply *Apply         `json:"last_apply,omitempty"`
+	Frozen    *Freeze        `json:"frozen,omitempty"` // nothing is applied until somebody thaws it
 	Degraded  []string       `json:"degraded"`
 	Sources   []SourceStatus `json:"sources"`
 	Servers   []ServerStatus `json:"servers"`

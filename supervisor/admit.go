@@ -30,6 +30,7 @@ type member struct {
 	cancel   context.CancelFunc // ends its follower
 	admitted bool
 	addr     netip.AddrPort // where it is rendered, or was probed last
+	by       string         // who asked for it, until it was told
 
 	health    model.Health
 	since     time.Time
@@ -52,6 +53,7 @@ func (l *loop) setWanted(st model.State) {
 	for _, svc := range st.Services {
 		rules[svc.Name] = svc.Check
 	}
+	by := askers()
 	stay := make(map[model.ServerKey]bool, len(st.Servers))
 	for _, srv := range st.Servers {
 		key := srv.Key()
@@ -67,6 +69,7 @@ func (l *loop) setWanted(st model.State) {
 			m.cancel()
 			next.admitted, next.addr, next.health, next.since, next.lastCheck = m.admitted, m.addr, m.health, m.since, m.lastCheck
 		}
+		next.by = by(st, srv.Owner)
 		l.members[key] = next
 		l.follow(key, next)
 	}
@@ -96,8 +99,8 @@ func (l *loop) visible() model.State {
 func (l *loop) follow(key model.ServerKey, m *member) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	m.cancel = cancel
-	if ip := m.server.Addr(); ip.IsValid() && l.knows(ip) {
-		m.admitted, m.addr, m.health = true, ip, model.Up
+	if at := l.served.at(m.server); at.IsValid() {
+		m.admitted, m.addr, m.health = true, at, model.Up
 	}
 	if m.admitted && m.server.Host == "" && m.addr == m.server.Addr() {
 		return
@@ -106,8 +109,8 @@ func (l *loop) follow(key model.ServerKey, m *member) {
 	if m.admitted {
 		f.passed = m.addr
 	}
-	if l.inherited != nil {
-		f.known = l.inherited.addrs // never changed
+	if l.served != nil {
+		f.known = l.served.addrs // never changed
 	}
 	l.tasks.Go(func() {
 		defer cancel()
@@ -147,12 +150,17 @@ func (l *loop) found(key model.ServerKey, m *member, f finding) {
 	if m.admitted && m.addr == f.addr {
 		return
 	}
+	why := fmt.Sprintf("first check of %s passed", m.server.Owner)
 	if m.admitted {
 		log.Info("moved", "from", m.addr, "to", f.addr)
+		why = fmt.Sprintf("%s moved from %s to %s", m.server.Owner, m.addr, f.addr)
 	}
-	m.admitted, m.addr = true, f.addr
+	if m.by != "" {
+		why += ", added by " + m.by
+	}
+	m.admitted, m.addr, m.by = true, f.addr, ""
 	m.lastCheck, m.mend = "passed the first check", ""
-	l.dirty(time.Now())
+	l.dirty(time.Now(), why)
 }
 
 // failed notes a look that did not pass. It is told when it is the first, and when it says for the first time which flag to change.
@@ -289,11 +297,6 @@ func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	return slices.Compact(addrs), nil
-}
-
-// knows reports whether a HAProxy that we take over from serves this address.
-func (l *loop) knows(at netip.AddrPort) bool {
-	return l.inherited != nil && l.inherited.addrs[at]
 }
 
 // printable cuts what came from outside to what a line of log bears: 200 bytes of printable text.

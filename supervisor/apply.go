@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,7 +27,9 @@ type accepted struct {
 	revision string
 	text     conf.Text
 	state    model.State // what it shows
-	renderer Renderer
+	renderer Renderer    // nil: it was adopted, and no State has been applied since
+
+	uncertain bool // it was adopted, and is what the files say; HAProxy may have loaded something else
 }
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
@@ -37,9 +40,12 @@ type job struct {
 	inForce   *accepted // nil before the first
 	method    model.Method
 	worker    int
-	foreign   bool   // HAProxy has loaded something else
-	lastState []byte // `show servers state` as it was last seen, for a start
-	inherited *inherited
+	foreign   bool      // HAProxy has loaded something else
+	why       string    // and why that is so
+	fixed     *accepted // what to apply, where that is not the State
+	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
+	lastState []byte    // `show servers state` as it was last seen, for a start
+	causes    causes    // who or what made it necessary
 }
 
 // outcome is what became of a job.
@@ -64,65 +70,97 @@ type outcome struct {
 func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
-		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign,
+		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
 		j.method = model.Start
-		if l.inherited != nil && l.accepted == nil {
-			j.inherited, j.lastState = l.inherited, l.inherited.state
-		}
 	}
-	// After a death the text in force is started again; if that fails and fails, perhaps what is wanted by now works.
-	again := !l.running && l.accepted != nil && l.restart.count%4 != 0
-	if again {
+	work := (*Supervisor).apply
+	switch {
+	case l.frozen != nil && l.accepted == nil:
+		j.wanted, j.renderer, j.fixed = 0, nil, l.pinned
+		j.causes = l.causes.take(causeFrozen)
+	case !l.running && l.accepted != nil && (l.frozen != nil || l.restart.count%4 != 0):
+		// After a death the text in force is started again; if that fails and fails, perhaps what is wanted by now works.
 		j.wanted, j.state, j.renderer = l.applied, l.accepted.state, l.accepted.renderer
-	} else {
-		j.state = l.visible()
+		j.causes = l.causes.take(causeDied)
+		work = (*Supervisor).startAgain
+	case l.frozen != nil: // somebody else made HAProxy reload, or one was adopted that has loaded another text
+		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
+		if l.pinned != nil {
+			j.fixed = l.pinned
+		}
+		j.causes = l.causes.take(causeForeign)
+	default:
+		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
 		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
 			return
 		}
 	}
-	running := process.Identity{Master: l.haproxy.Master, Started: l.haproxy.Started}
+	l.start(j, work, l.done)
+}
+
+// start runs an apply in a task.
+func (l *loop) start(j job, work func(*Supervisor, context.Context, *outcome), report func(outcome)) {
+	running := l.identity
 	l.applying = true
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.cancelApply = cancel
 	l.task(func(context.Context) func() {
 		defer cancel()
 		out := outcome{job: j, began: time.Now(), identity: running}
-		if again {
-			l.s.startAgain(ctx, &out)
-		} else {
-			l.s.apply(ctx, &out)
-		}
+		work(l.s, ctx, &out)
 		out.took = time.Since(out.began)
 		return func() {
 			l.applying = false
-			l.done(out)
+			report(out)
 		}
 	})
 }
 
+// next is the configuration that a job is about: one that is there already, or the State's.
+func (s *Supervisor) next(out *outcome) (*accepted, error) {
+	switch {
+	case out.back:
+		return s.lastGood(out)
+	case out.fixed != nil:
+		return out.fixed, nil
+	}
+	return s.render(out.job, out.state)
+}
+
+// render makes the configuration of a State. One that gives the text in force is not read again.
+func (s *Supervisor) render(j job, st model.State) (*accepted, error) {
+	bundle, err := j.renderer.Render(st, s.o.Abilities)
+	if err != nil {
+		return nil, err
+	}
+	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: st, renderer: j.renderer}
+	if j.inForce != nil && j.inForce.revision == next.revision {
+		next.text = j.inForce.text
+		return next, nil
+	}
+	if next.text, err = conf.Parse(bundle.Main); err != nil {
+		return nil, place(fmt.Errorf("read the rendered text: %w", err), bundle, "line ")
+	}
+	return next, nil
+}
+
 // apply renders, checks and applies. It runs in a task: everything that it needs stands in the job.
 func (s *Supervisor) apply(ctx context.Context, out *outcome) {
-	bundle, err := out.renderer.Render(out.state, s.o.Abilities)
+	next, err := s.next(out)
 	if err != nil {
 		out.refuse(err, true)
 		return
 	}
-	next := &accepted{bundle: bundle, revision: bundle.Revision(), state: out.state, renderer: out.renderer}
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
-		next.text = out.inForce.text
 		out.next = next
 		return
 	}
-	if next.text, err = conf.Parse(bundle.Main); err != nil {
-		out.refuse(fmt.Errorf("read the rendered text: %w", err), true)
-		return
-	}
 	if out.inForce != nil {
-		if out.plan, err = plan.Make(out.inForce.bundle, bundle); err != nil {
+		if out.plan, err = plan.Make(out.inForce.bundle, next.bundle); err != nil {
 			out.refuse(err, true)
 			return
 		}
@@ -131,23 +169,26 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		return
 	}
 	out.loading = true
-	if err := s.load(ctx, out, next); err != nil {
+	if err := place(s.load(ctx, out, next), next.bundle, s.o.Files.Config+":"); err != nil {
 		out.err = err
 		if out.inForce != nil {
 			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
-		} else if out.inherited != nil {
-			out.err = errors.Join(err, out.inherited.restore())
 		}
 		return
 	}
+	s.o.Files.at("loaded")
 	out.next = next
 	out.noted = s.note(out)
+	s.o.Files.at("noted")
 }
 
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(out *outcome) error {
-	a := appliedFile{Revision: out.next.revision, Master: out.identity.Master, Worker: out.worker, Started: out.identity.Started, At: out.began}
-	return errors.Join(s.o.Files.writeApplied(a), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
+	n := Noted{
+		Revision: out.next.revision, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
+		Master: out.identity.Master, Ticks: out.identity.Ticks, Worker: out.worker, Started: out.identity.Started, At: out.began,
+	}
+	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
 }
 
 // prepare does everything that can fail before anything live is touched.
@@ -157,9 +198,11 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(err, false)
 		return err
 	}
+	f.at("staged")
 	var err error
 	if out.warnings, err = s.o.Checker.Check(ctx, f.candidate(), f.ownCandidate()); err != nil {
 		final := refusedByHAProxy(err)
+		err = place(err, next.bundle, f.candidate()+":")
 		if final {
 			err = errors.Join(err, f.refuse())
 		}
@@ -170,6 +213,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(errors.Join(err, f.refuse()), false)
 		return err
 	}
+	f.at("tried")
 	var before []byte
 	if out.inForce != nil {
 		before = out.inForce.bundle.Main
@@ -181,6 +225,7 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		out.refuse(err, false)
 		return err
 	}
+	f.at("committed")
 	return nil
 }
 
@@ -188,17 +233,13 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 func (s *Supervisor) checkBinds(ctx context.Context, out *outcome, next *accepted) ([]conf.Bind, error) {
 	var inForce []conf.Bind
 	var pids []int
-	switch {
-	case out.inForce != nil:
-		inForce = out.inForce.text.Binds()
-	case out.inherited != nil:
-		inForce, pids = out.inherited.text.Binds(), out.inherited.pids
-		if procs, err := s.o.Runtime.Processes(ctx); err == nil { // a worker may have come since
-			pids = append(slices.Clone(pids), pidsOf(procs)...)
-		}
-	}
 	wanted := next.text.Binds()
-	if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
+	if out.inForce != nil {
+		inForce = out.inForce.text.Binds()
+	}
+	if out.inForce != nil && out.inForce.uncertain {
+		inForce = wanted // which of them HAProxy has is not known: those that a stranger has are found
+	} else if slices.EqualFunc(inForce, wanted, func(a, b conf.Bind) bool { return a.Raw == b.Raw && a.IP == b.IP && a.Port == b.Port }) {
 		return nil, nil
 	}
 	if out.inForce != nil {
@@ -232,12 +273,14 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 		raw = out.lastState
 	}
 	s.keepState(raw, next.text)
+	s.o.Files.at("health")
 	out.worker, err = s.o.Runtime.Reload(ctx, next.revision)
 	return err
 }
 
 func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) error {
 	s.keepState(out.lastState, next.text)
+	s.o.Files.at("health")
 	limit, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	id, err := s.o.Process.Start(limit, next.revision)
@@ -286,10 +329,10 @@ func (l *loop) done(out outcome) {
 	l.changed = true
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
-		Worker: out.worker, Reasons: l.reasons(out),
+		Worker: out.worker, Reasons: l.reasons(out), Causes: out.causes.strings(),
 	}
 	if out.err != nil {
-		a.Error = out.err.Error()
+		a.Error, a.Places = out.err.Error(), placesOf(out.err)
 	} else if out.method == model.Reload && !out.foreign && out.next.revision == out.inForce.revision {
 		a.Method = model.Noop
 	}
@@ -315,23 +358,30 @@ func (l *loop) done(out outcome) {
 	}()
 	l.retry.reset()
 	first := l.accepted == nil
-	if restarted := out.method == model.Start && out.next == l.accepted; !restarted { // that says nothing about what is wanted
+	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
 	if !first && out.renderer != l.accepted.renderer {
 		l.badRenderer = nil
 	}
+	before := l.accepted
 	l.accepted = out.next
+	l.namesBy = time.Time{}
 	if a.Method == model.Noop {
 		l.applied = out.wanted
 		return
+	}
+	if before != nil && before.revision != out.next.revision {
+		l.previous = before
 	}
 	l.inForce(now, out, first)
 }
 
 // inForce notes what a start or a reload changed.
 func (l *loop) inForce(now time.Time, out outcome, first bool) {
-	l.foreign = false
+	l.foreign, l.foreignWhy = false, ""
+	l.identity = out.identity
+	l.identity.Worker = out.worker
 	if out.method == model.Reload {
 		l.loadFailures.reset()
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
@@ -346,10 +396,9 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.running = true
 		l.haproxy.Master, l.haproxy.Started, l.haproxy.MaxConn, l.haproxy.OldWorkers = out.identity.Master, out.identity.Started, out.maxConn, 0
 		l.setPhase(model.Serving)
-		if !first {
+		if !first || out.fixed != nil {
 			l.dirty(now) // what changed meanwhile
 		}
-		l.retire()
 	}
 	if first || out.method == model.Reload {
 		l.applied = out.wanted
@@ -375,22 +424,28 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		l.lost(death)
 		return
 	}
+	if out.back {
+		if out.loading {
+			l.pause(now)
+		}
+		return // who asked for it is told
+	}
 	l.lastRefusal = out.err.Error()
 	problem := &model.Problem{
 		Kind: model.Refused, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.lastRefusal,
-		Mend: "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
+		Mend:  "what ran goes on; a text that HAProxy refused is kept in " + l.s.o.Files.Refused(),
+		Place: firstPlace(out.err),
 	}
 	if out.loading {
-		// A reload that fails pauses all ports for seconds: the next one, of whatever text, had better wait.
-		l.notBefore = now.Add(max(l.loadFailures.next(now, time.Hour), 100*time.Millisecond) * 100)
+		l.pause(now)
 	}
-	if out.renderer != l.accepted.renderer {
-		problem.Mend += "; mend the template or the certificate and send SIGHUP"
+	if l.accepted.renderer != nil && out.renderer != l.accepted.renderer {
+		problem.Mend += "; mend the template or the certificate; it is read again by itself"
 		l.badRenderer = problem
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
 		}
-		l.dirty(now)
+		l.again(now, out)
 		return
 	}
 	l.refused = problem
@@ -398,29 +453,43 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	case !l.dirtySince.IsZero(): // something newer has come, and is tried at its own time
 	case !out.final:
 		l.retry.at = now.Add(max(l.retry.next(now, time.Hour), time.Second))
-		l.dirty(now)
+		l.again(now, out)
 	}
+}
+
+// pause follows a reload that failed: it pauses all ports for seconds, so the next one, of whatever text, had better wait.
+func (l *loop) pause(now time.Time) {
+	l.notBefore = now.Add(max(l.loadFailures.next(now, time.Hour), 100*time.Millisecond) * 100)
+}
+
+// again arranges another attempt, for the same causes and those that came since.
+func (l *loop) again(now time.Time, out outcome) {
+	l.dirty(now)
+	l.causes = out.causes.join(l.causes)
 }
 
 // reasons says why, for people.
 func (l *loop) reasons(out outcome) []string {
 	switch {
 	case out.method == model.Start && out.inForce != nil:
-		return []string{"haproxy died"}
+		return []string{causeDied}
+	case out.method == model.Start && out.fixed != nil:
+		return []string{"first start, frozen"}
 	case out.method == model.Start:
 		return []string{"first start"}
 	}
-	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
-		return reasons
+	reasons := out.plan.Reasons()
+	if out.foreign && out.why != "" {
+		reasons = append(reasons, out.why)
 	}
-	return []string{"somebody else made HAProxy reload"}
+	return reasons
 }
 
 // tell writes the one line of an apply.
 func (l *loop) tell(a model.Apply, out outcome) {
 	log := l.s.o.Log.With("revision", a.Revision, "ms", a.Millis)
-	if out.warnings != "" {
-		log.Warn("haproxy warns about the text", "output", out.warnings)
+	if a.Error == "" {
+		l.advice.tell(out.next.bundle, out.warnings, l.s.o.Log)
 	}
 	switch {
 	case a.Error != "" && l.accepted == nil: // Run ends with it

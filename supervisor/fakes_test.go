@@ -34,6 +34,9 @@ type world struct {
 	exited      chan error
 	worker      int
 	loaded      string // text of haproxy.cfg at the last start or reload
+	revision    string // of own.cfg then
+	stopping    bool   // the worker only finishes its requests
+	superseded  int
 	starts      []time.Time
 	reloads     []time.Time
 	stops       int
@@ -53,6 +56,8 @@ type world struct {
 	soft, hard         context.CancelFunc
 	done               chan error
 	revisions          uint64
+	by                 map[string]string // who asked for a node
+	asked              []model.Asked     // what the next States say was taken away on purpose
 	renderer           *textRenderer
 	bindsErr, checkErr error
 }
@@ -62,6 +67,7 @@ type textRenderer struct {
 	w      *world
 	title  string
 	broken error
+	files  map[string]conf.File
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -73,7 +79,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	for _, s := range st.Servers {
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
-	return conf.Bundle{Main: []byte(b.String())}, nil
+	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
 }
 
 func newWorld(t *testing.T) *world {
@@ -90,7 +96,7 @@ func newWorld(t *testing.T) *world {
 			defer w.mu.Unlock()
 			return nil, w.bindsErr
 		},
-		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w), Retire: func(int) error { return nil }, Alive: func(int) bool { return false }, Finish: func(context.Context, int) error { return nil },
+		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w),
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
 		Log: slog.New(slog.NewTextHandler((*lockedLog)(w), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
@@ -128,13 +134,13 @@ func (w *world) put(nodes ...string) {
 			host, _, _ := strings.Cut(addr, ":")
 			srv.Host, srv.Port = host, 80
 		}
-		offers = append(offers, model.Offer{Owner: model.Owner{Source: "nodes", Name: name}, Rows: model.Rows{Servers: []model.Server{srv}}})
+		offers = append(offers, model.Offer{Owner: model.Owner{Source: "nodes", Name: name}, By: w.by[name], Rows: model.Rows{Servers: []model.Server{srv}}})
 	}
 	st, problems := model.Merge(offers)
 	if len(problems) > 0 {
 		w.t.Fatal(problems)
 	}
-	st.Revision = w.revisions
+	st.Revision, st.Asked = w.revisions, w.asked
 	w.s.Put(st)
 }
 
@@ -252,6 +258,17 @@ func (w *world) load() {
 		w.t.Error(err)
 	}
 	w.loaded = string(data)
+	own, err := os.ReadFile(filepath.Join(w.dir, "own.cfg"))
+	if err != nil {
+		w.t.Error(err)
+	}
+	_, w.revision, _ = strings.Cut(strings.TrimSpace(string(own)), "FNLB_REVISION ")
+}
+
+func (p *fakeProcess) Supersede() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.superseded++
 }
 
 func (p *fakeProcess) TrimLog() error { return nil }
@@ -311,6 +328,18 @@ func (r *fakeRuntime) Processes(context.Context) (runtime.Processes, error) {
 	return p, nil
 }
 
+// Serving tells the revision that own.cfg had at the last load.
+func (r *fakeRuntime) Serving(ctx context.Context) (runtime.Processes, int, string, error) {
+	p, err := r.Processes(ctx)
+	if err != nil {
+		<-ctx.Done()
+		return p, 0, "", ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return p, r.worker, r.revision, nil
+}
+
 func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -337,7 +366,9 @@ func (r *fakeRuntime) Stats(context.Context, int) ([]runtime.Stat, error) {
 }
 
 func (r *fakeRuntime) Info(context.Context, int) (runtime.Info, error) {
-	return runtime.Info{MaxConn: 1234}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return runtime.Info{MaxConn: 1234, Version: "3.0", Stopping: r.stopping}, nil
 }
 
 type fakeChecker world

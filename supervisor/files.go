@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -20,6 +22,15 @@ import (
 type Files struct {
 	Dir    string // run directory
 	Config string // haproxy.cfg, what HAProxy loads
+
+	step func(string) // Options.Step
+}
+
+// at tells that a step of an apply is done.
+func (f Files) at(step string) {
+	if f.step != nil {
+		f.step(step)
+	}
 }
 
 // Own is the second configuration file, which carries what is ours whatever the template says.
@@ -47,10 +58,13 @@ const Bundled = "bundle"
 var noState = []byte("1\n")
 
 // Remove deletes what must not outlive a clean stop, keys above all. The configuration, the last good one and the log stay for
-// reading.
-func (f Files) Remove() error {
-	errs := []error{os.RemoveAll(filepath.Join(f.Dir, Bundled))}
-	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.Listeners()} {
+// reading; frozen, the files beside the configuration stay as well, because the next start is made from them.
+func (f Files) Remove(frozen bool) error {
+	var errs []error
+	if !frozen {
+		errs = append(errs, os.RemoveAll(filepath.Join(f.Dir, Bundled)))
+	}
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate()} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -78,20 +92,9 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// Listeners is the socket by which a HAProxy hands its listeners to the one that takes over from it. Without it a connection that the
-// old one has not accepted yet would be reset when it closes them.
-func (f Files) Listeners() string { return filepath.Join(f.Dir, "private", "listeners.sock") }
-
 // ownText is the second configuration file. Both texts are read as one, so what stands in it holds for any template.
-func (f Files) ownText(revision string) ([]byte, error) {
-	socket, err := conf.Quote(f.Listeners())
-	if err != nil {
-		return nil, fmt.Errorf("run directory: %w", err)
-	}
-	return []byte("# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\n" +
-		"global\n" +
-		"  setenv FNLB_REVISION " + revision + "\n" +
-		"  stats socket " + socket + " mode 600 level admin expose-fd listeners\n"), nil
+func ownText(revision string) []byte {
+	return []byte("# Written by fnlb beside every configuration, so that the worker itself tells what it has loaded.\nglobal\n  setenv FNLB_REVISION " + revision + "\n")
 }
 
 // stage writes the bundle beside the files in force. Files of a bundle are named by their content's owner (app gives every
@@ -105,11 +108,7 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 	if err := f.bundled(b); err != nil {
 		return err
 	}
-	own, err := f.ownText(revision)
-	if err != nil {
-		return err
-	}
-	if err := write(f.ownCandidate(), own, 0o640); err != nil {
+	if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
 		return err
 	}
 	return write(f.candidate(), b.Main, 0o640)
@@ -138,7 +137,8 @@ func (f Files) Try(ctx context.Context, checker Checker, b conf.Bundle) (warning
 	if err := f.stage(b, b.Revision()); err != nil {
 		return "", err
 	}
-	return checker.Check(ctx, f.candidate(), f.ownCandidate())
+	warnings, err = checker.Check(ctx, f.candidate(), f.ownCandidate())
+	return warnings, place(err, b, f.candidate()+":")
 }
 
 // refuse keeps the candidate for reading.
@@ -155,9 +155,11 @@ func (f Files) commit(inForce []byte) error {
 	} else if err := f.preserve(); err != nil {
 		return err
 	}
+	f.at("kept")
 	if err := os.Rename(f.ownCandidate(), f.Own()); err != nil {
 		return err
 	}
+	f.at("own")
 	if err := os.Rename(f.candidate(), f.Config); err != nil {
 		return err
 	}
@@ -185,11 +187,10 @@ func (f Files) preserve() error {
 // restore makes the files those of the bundle, after a reload failed or before HAProxy is started again. A file that is right
 // already is left alone, so that a full disk does not keep HAProxy from starting.
 func (f Files) restore(b conf.Bundle, revision string) error {
-	own, err := f.ownText(revision)
-	if err != nil {
-		return err
+	if len(b.Main) == 0 {
+		return nil // nothing is known of it
 	}
-	return errors.Join(f.bundled(b), ensure(f.Own(), own, 0o640), ensure(f.Config, b.Main, 0o640))
+	return errors.Join(f.bundled(b), ensure(f.Own(), ownText(revision), 0o640), ensure(f.Config, b.Main, 0o640))
 }
 
 func ensure(name string, data []byte, mode fs.FileMode) error {
@@ -199,55 +200,96 @@ func ensure(name string, data []byte, mode fs.FileMode) error {
 	return write(name, data, mode)
 }
 
-// applied is what the next fnlb needs to know about the HAProxy that it may find.
-type appliedFile struct {
+// Noted is what the next fnlb needs to know about the HAProxy that it may find.
+type Noted struct {
 	Revision string    `json:"revision"`
 	Config   string    `json:"config"`
+	Files    []string  `json:"files,omitempty"` // of the bundle
 	Master   int       `json:"master_pid"`
+	Ticks    uint64    `json:"master_start"` // in the kernel's clock: with the pid it names a process for good
 	Worker   int       `json:"worker_pid"`
 	Started  time.Time `json:"started"`
 	At       time.Time `json:"at"`
+	Launch
 }
 
-// lastMaster is the pid of the master that was noted last; 0 when there is none.
-func (f Files) lastMaster() int {
+// Noted reads applied.json.
+func (f Files) Noted() (Noted, error) {
+	var n Noted
 	data, err := os.ReadFile(f.Applied())
-	if err != nil {
-		return 0
+	if err == nil {
+		if err = json.Unmarshal(data, &n); err != nil {
+			err = fmt.Errorf("read %s: %w", f.Applied(), err)
+		}
 	}
-	var a appliedFile
-	if err := json.Unmarshal(data, &a); err != nil {
-		return 0
-	}
-	return a.Master
+	return n, err
 }
 
-func (f Files) writeApplied(a appliedFile) error {
-	a.Config = f.Config
-	data, err := json.MarshalIndent(a, "", "  ")
+// find looks for the bundle of this revision: the text in place, or the last good one when fnlb was killed in the middle of an apply.
+// Where it is neither, what the files give is returned, and false.
+func (f Files) find(revision string, noted Noted) (conf.Bundle, bool) {
+	all := f.present()
+	var first conf.Bundle
+	for i, name := range []string{f.Config, f.Last()} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // it is not there, or of no use
+		}
+		mentioned := maps.Clone(all)
+		maps.DeleteFunc(mentioned, func(name string, _ conf.File) bool {
+			return !bytes.Contains(text, []byte(filepath.Dir(filepath.Join(f.Dir, filepath.FromSlash(name)))))
+		})
+		recorded := maps.Clone(all)
+		maps.DeleteFunc(recorded, func(name string, _ conf.File) bool { return !slices.Contains(noted.Files, name) })
+		for _, files := range []map[string]conf.File{recorded, mentioned, all} {
+			if b := (conf.Bundle{Main: text, Files: files}); b.Revision() == revision {
+				return b, true
+			}
+		}
+		if i == 0 {
+			first = conf.Bundle{Main: text, Files: mentioned}
+		}
+	}
+	return first, false
+}
+
+// present reads the files of bundles that are there. One that cannot be read is left out: then no revision fits.
+func (f Files) present() map[string]conf.File {
+	out := map[string]conf.File{}
+	_ = filepath.WalkDir(filepath.Join(f.Dir, Bundled), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil //nolint:nilerr // it is left out
+		}
+		name, errRel := filepath.Rel(f.Dir, path)
+		data, errRead := os.ReadFile(path)
+		info, errInfo := d.Info()
+		if errors.Join(errRel, errRead, errInfo) == nil {
+			out[filepath.ToSlash(name)] = conf.File{Data: data, Secret: info.Mode().Perm()&0o040 == 0}
+		}
+		return nil
+	})
+	return out
+}
+
+func (f Files) writeNoted(n Noted) error {
+	n.Config = f.Config
+	data, err := json.MarshalIndent(n, "", "  ")
 	if err != nil {
 		return err
 	}
 	return write(f.Applied(), append(data, '\n'), 0o640)
 }
 
-// sweep deletes files of earlier bundles.
+// sweep deletes files of earlier bundles, but for those of the last good text, to which a rollback goes.
 func (f Files) sweep(b conf.Bundle) error {
-	err := filepath.WalkDir(filepath.Join(f.Dir, Bundled), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(f.Dir, path)
-		if err != nil {
-			return err
-		}
-		if _, ok := b.Files[filepath.ToSlash(name)]; !ok {
-			return os.Remove(path)
-		}
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	last, err := os.ReadFile(f.Last())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	return f.eachBundled(func(name, path string, _ fs.DirEntry) error {
+		if _, ok := b.Files[name]; ok || mentions(last, path) {
+			return nil
+		}
+		return os.Remove(path)
+	})
 }

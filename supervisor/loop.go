@@ -31,16 +31,27 @@ type loop struct {
 	death    error  // it died while an apply ran, whose report is awaited
 	phase    model.Phase
 	haproxy  model.HAProxyStatus
+	identity process.Identity // of what runs
+
+	// The brake.
+	frozen   *model.Freeze // nothing is applied; never changed
+	unnoted  string        // why a restart of fnlb would forget it; "" it would not
+	pinned   *accepted     // what an earlier fnlb froze, to be started first
+	previous *accepted     // what a rollback goes to; nil: what lies on disk
+	orders   []order       // not begun yet
+	ordering bool          // a task of one runs
 
 	// What is to be done, and when; zero means not at all.
 	dirtySince, dirtyLast time.Time
 	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind
+	causes                causes
 	notBefore             time.Time
 	retry                 backoff
 	loadFailures          backoff // of reloads that HAProxy refused
 	restart               backoff
 	holding               bool // reloads wait for old workers
-	foreign               bool // somebody else made HAProxy reload: ours has to be loaded again, changed or not
+	foreign               bool // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
+	foreignWhy            string
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	observing             bool
@@ -48,6 +59,7 @@ type loop struct {
 	observed              observation
 	silences              int // observations in a row without an answer
 
+	mending  bool
 	stopAt   time.Time
 	stopping bool // the stop task runs
 	stopped  bool
@@ -56,10 +68,12 @@ type loop struct {
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	badRenderer *model.Problem // the newest template or certificate is not in force
+	advice      advice
 	untried     []string
 	unanswered  string
-	inherited   *inherited
-	retired     []int // masters that were taken over from, and may still finish requests
+	served      *served   // by a HAProxy that was adopted, until the first State has come
+	namesBy     time.Time // after an adoption, the first State waits until then for its names; zero: no more
+	left        bool      // a HAProxy that could not be adopted runs, and keeps its files
 
 	changes   []model.Apply
 	counters  Counters
@@ -75,12 +89,16 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true,
-		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version}, retired: s.o.Finishing,
+		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
 	defer cancel()
 	defer l.removeFiles()
-	l.inherit()
+	defer l.refuseOrders()
+	l.resume()
+	if s.o.Found != nil && l.failure == nil {
+		l.startAdopt(*s.o.Found)
+	}
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -92,10 +110,15 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		if l.stopped || l.failure != nil {
 			break
 		}
+		if s.o.Beat != nil {
+			s.o.Beat()
+		}
 		timer.Reset(time.Until(l.next(now)))
 		select {
 		case <-s.wake:
 			l.take(s.collect())
+		case o := <-s.orders:
+			l.orders = append(l.orders, o)
 		case report := <-l.reports:
 			report()
 		case err := <-s.o.Process.Exited():
@@ -114,12 +137,12 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	return l.failure
 }
 
-// removeFiles deletes what must not outlive HAProxy. A HAProxy that was to be taken over from and still runs keeps its files.
+// removeFiles deletes what must not outlive HAProxy. A HAProxy that was not adopted and still runs keeps its files.
 func (l *loop) removeFiles() {
-	if l.inherited != nil {
+	if l.left {
 		return
 	}
-	if err := l.s.o.Files.Remove(); err != nil {
+	if err := l.s.o.Files.Remove(l.frozen != nil); err != nil {
 		l.s.o.Log.Warn("not all was cleaned up", "error", err)
 	}
 }
@@ -143,18 +166,27 @@ func (l *loop) take(in inbox) {
 	}
 	if in.renderer != nil {
 		l.renderer = in.renderer
-		l.dirty(now)
+		l.dirty(now, in.why)
 	}
 	if in.state != nil {
+		if !l.have {
+			l.causes.add(causeStart)
+		}
 		l.have = true
+		changes := l.differences(l.wanted, *in.state)
 		l.setWanted(*in.state)
+		if l.running {
+			l.served = nil // it was for what an adopted HAProxy served when it was found
+		}
 		l.dirty(now)
+		l.causes = l.causes.join(changes)
 		l.urgent, l.changed = true, true // the Collector has waited for quiet
 	}
 }
 
-// dirty notes that the text may have to change.
-func (l *loop) dirty(now time.Time) {
+// dirty notes that the text may have to change, and why.
+func (l *loop) dirty(now time.Time, why ...string) {
+	l.causes.add(why...)
 	if l.dirtySince.IsZero() {
 		l.dirtySince = now
 	}
@@ -163,14 +195,15 @@ func (l *loop) dirty(now time.Time) {
 
 // applyAt is when the next apply is due; zero when there is nothing to apply.
 func (l *loop) applyAt() time.Time {
-	if l.dirtySince.IsZero() || l.applying || !l.have || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
+	startsFrozen := l.frozen != nil && l.accepted == nil // without waiting for what the sources list
+	if l.dirtySince.IsZero() || l.busy() || !l.have && !startsFrozen || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
 		return time.Time{}
 	}
 	if !l.running && l.accepted != nil {
 		return l.restart.at // HAProxy died: first the text in force is started again
 	}
-	if l.running && l.haproxy.OldWorkers >= maxOldWorkers {
-		return time.Time{} // the next observation looks again
+	if l.running && (l.haproxy.OldWorkers >= maxOldWorkers || len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
+		return time.Time{} // the next observation looks again; a thaw
 	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
 	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
@@ -179,12 +212,16 @@ func (l *loop) applyAt() time.Time {
 	if l.urgent {
 		at = l.dirtyLast
 	}
+	if !l.namesBy.IsZero() && l.awaitsNames() {
+		at = latest(at, l.namesBy)
+	}
 	return latest(at, l.notBefore, l.retry.at)
 }
 
 // schedule starts what is due.
 func (l *loop) schedule(now time.Time, hard context.Context) {
 	l.hold()
+	l.obey()
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
 		case !l.applying:
@@ -227,6 +264,9 @@ func (l *loop) next(now time.Time) time.Time {
 	if l.changed {
 		sooner(latest(l.publishAt, now))
 	}
+	if l.s.o.Beat != nil && l.s.o.BeatEvery > 0 {
+		sooner(now.Add(l.s.o.BeatEvery))
+	}
 	return at
 }
 
@@ -249,11 +289,14 @@ func (l *loop) died(err error) {
 // lost arranges that HAProxy is started again.
 func (l *loop) lost(err error) {
 	now := time.Now()
+	if len(l.accepted.bundle.Main) == 0 { // it was adopted, and nothing is known of its text
+		l.accepted = nil
+	}
 	wait := l.restart.next(now, time.Minute)
 	l.setPhase(model.Broken)
 	l.haproxy.Restarts++
 	l.counters.Restarts++
-	l.dirty(now)
+	l.dirty(now, causeDied)
 	l.restart.at = now.Add(wait)
 	l.s.o.Log.Error("haproxy died", "how", err, "restart_in", wait)
 }
@@ -267,7 +310,7 @@ func (l *loop) setPhase(p model.Phase) {
 
 // hold tells when reloads begin to wait for workers of earlier configurations, and when they go on.
 func (l *loop) hold() {
-	holding := l.running && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
+	holding := l.running && l.frozen == nil && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
 	if holding == l.holding {
 		return
 	}
@@ -303,11 +346,6 @@ func (l *loop) stopNow() {
 func (l *loop) stop(hard context.Context) {
 	l.stopping = true
 	o, ran := l.s.o, l.running
-	predecessors := l.retired
-	if l.inherited != nil {
-		predecessors = append(predecessors, l.inherited.master)
-		l.retire()
-	}
 	l.task(func(ctx context.Context) func() {
 		limit, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -319,9 +357,6 @@ func (l *loop) stop(hard context.Context) {
 		}
 		begin := time.Now()
 		err := o.Process.Stop(limit)
-		for _, master := range predecessors {
-			err = errors.Join(err, o.Finish(limit, master))
-		}
 		cut := limit.Err() != nil
 		return func() {
 			l.stopped, l.running, l.changed = true, false, true
@@ -329,7 +364,7 @@ func (l *loop) stop(hard context.Context) {
 			switch {
 			case err != nil:
 				log.Error("haproxy stopped by force", "error", err)
-			case !ran && len(predecessors) == 0: // nothing ran
+			case !ran && o.Found == nil: // nothing ran
 			case cut:
 				log.Warn("haproxy stopped at the limit, running requests were cut")
 			case o.HardStop > 0 && time.Since(begin) >= o.HardStop:

@@ -34,7 +34,7 @@ type observation struct {
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
-	worker, prev, servers := l.haproxy.Worker, l.observed, l.accepted.state.Servers
+	worker, prev, servers := l.haproxy.Worker, l.observed, l.shown()
 	l.task(func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, observeLimit)
 		defer cancel()
@@ -181,6 +181,23 @@ func join(servers []model.Server, rows []runtime.ServerState) map[model.ServerKe
 	return out
 }
 
+// shown lists the servers to look for in HAProxy: those of the text in force, or, where no State of ours made that, those that are
+// wanted.
+func (l *loop) shown() []model.Server {
+	if l.accepted.renderer == nil {
+		return l.visible().Servers
+	}
+	return l.accepted.state.Servers
+}
+
+// absence says why HAProxy has no server for what is shown.
+func (l *loop) absence() string {
+	if l.accepted.renderer == nil {
+		return "it is not in the frozen configuration"
+	}
+	return "the template renders no server for it"
+}
+
 // saw takes over an observation.
 func (l *loop) saw(o observation) {
 	if l.stopping {
@@ -197,8 +214,8 @@ func (l *loop) saw(o observation) {
 	if o.moved != 0 {
 		log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
-		l.foreign = true // what it has loaded may be anything: ours is loaded again
-		l.dirty(time.Now())
+		l.foreign, l.foreignWhy = true, causeForeign // what it has loaded may be anything: ours is loaded again
+		l.dirty(time.Now(), causeForeign)
 		return
 	}
 	if o.err != nil {
@@ -221,7 +238,7 @@ func (l *loop) saw(o observation) {
 		l.haproxy.OldWorkers, l.changed = o.old, true
 	}
 	l.observed = o
-	for _, srv := range l.accepted.state.Servers {
+	for _, srv := range l.shown() {
 		l.note(srv.Key(), o)
 	}
 }
@@ -244,7 +261,7 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	}
 	why := o.why[key]
 	if h == model.Pending {
-		why = "the template renders no server for it"
+		why = l.absence()
 	}
 	if why == "" {
 		why = m.lastCheck

@@ -19,6 +19,7 @@ type Status struct {
 	Servers  []model.ServerStatus
 	Problems []model.Problem
 	Degraded []string
+	Frozen   *model.Freeze
 	Changes  []model.Apply // newest first, at most 200; Noop is not listed
 	Counters Counters
 	Config   []byte // the text in force
@@ -55,6 +56,11 @@ func (l *loop) record(a model.Apply, causes []string, took time.Duration) {
 	if a.Method == model.Noop && a.Error == "" || a.Error != "" && a.Error == l.lastRefusal {
 		return
 	}
+	l.keep(a)
+}
+
+// keep adds a row to the list of changes.
+func (l *loop) keep(a model.Apply) {
 	l.changes = append([]model.Apply{a}, l.changes[:min(len(l.changes), keptChanges-1)]...)
 	l.changed = true
 }
@@ -71,6 +77,7 @@ func (l *loop) publish(now time.Time) {
 		Applied:  l.applied,
 		Servers:  l.serverStatus(),
 		Changes:  l.changes,
+		Frozen:   l.frozen,
 		Counters: l.counters.clone(),
 	}
 	if l.accepted != nil {
@@ -105,6 +112,12 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 			degraded = append(degraded, "refused: "+p.Reason)
 		}
 	}
+	if l.frozen != nil {
+		degraded = append(degraded, fmt.Sprintf("frozen since %s by %s: %s", l.frozen.Since.UTC().Format(time.RFC3339), l.frozen.By, l.frozen.Reason))
+	}
+	if l.unnoted != "" {
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: brakeOwner, Reason: "a restart of fnlb would forget the freeze: " + l.unnoted, Mend: "freeze again once the run directory can be written"})
+	}
 	if l.unanswered != "" {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "haproxy", Name: "worker"}, Reason: l.unanswered, Mend: "look at its process; fnlb goes on asking"})
 		degraded = append(degraded, "haproxy: "+l.unanswered)
@@ -113,10 +126,13 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 		degraded = append(degraded, "haproxy: it died and is being started again")
 	}
 	if l.foreign {
-		degraded = append(degraded, "haproxy: somebody else made it reload, and ours is not in force again yet")
+		degraded = append(degraded, "haproxy: "+l.foreignWhy+"; ours is not in force again yet")
 	}
 	if l.holding {
 		degraded = append(degraded, fmt.Sprintf("haproxy: changes wait while %d workers of earlier configurations have connections", l.haproxy.OldWorkers))
+	}
+	if l.accepted != nil {
+		out = append(out, Notes(l.accepted.bundle)...)
 	}
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})

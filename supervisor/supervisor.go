@@ -24,6 +24,7 @@ type Renderer interface {
 type Process interface {
 	Start(ctx context.Context, revision string) (process.Identity, error)
 	Exited() <-chan error
+	Supersede()                     // the one in charge has closed its ports: another may be started beside it
 	Stop(ctx context.Context) error // graceful until ctx ends, then at once
 	TrimLog() error                 // keeps HAProxy's own log within bounds
 }
@@ -32,6 +33,7 @@ type Process interface {
 type Runtime interface {
 	Reload(ctx context.Context, revision string) (worker int, err error) // verified
 	Processes(ctx context.Context) (runtime.Processes, error)
+	Serving(ctx context.Context) (p runtime.Processes, worker int, revision string, err error)
 	ServersState(ctx context.Context, worker int) (raw []byte, rows []runtime.ServerState, err error)
 	Stats(ctx context.Context, worker int) ([]runtime.Stat, error)
 	Info(ctx context.Context, worker int) (runtime.Info, error)
@@ -55,7 +57,7 @@ type Resolver interface {
 // BindChecker tries listen addresses: haproxy/process.CheckBinds.
 type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.Bind, err error)
 
-// Options are the supervisor's parts and limits. All are needed but Allowed.
+// Options are the supervisor's parts and limits. All are needed but Allowed, Found and Step.
 type Options struct {
 	Files     Files
 	Abilities conf.Abilities
@@ -66,11 +68,10 @@ type Options struct {
 	Binds     BindChecker
 	Prober    Prober
 	Resolver  Resolver
-	Retire    func(master int) error                      // asks another master to finish and end
-	Finishing []int                                       // masters that were retired before, and are to have ended when Run returns
-	Alive     func(master int) bool                       // whether this process is a HAProxy of our master socket
-	Finish    func(ctx context.Context, master int) error // waits for its end; ends it at once when ctx ends
-	Allowed   func(netip.AddrPort) error                  // asked about every address that a name gave; nil: all are allowed
+	Launch    Launch
+	Found     *process.Identity          // a HAProxy that Process is in charge of already, and that is to be adopted; nil: none
+	Step      func(name string)          // is told each step of an apply as it is done; nil, and only tests have one
+	Allowed   func(netip.AddrPort) error // asked about every address that a name gave; nil: all are allowed
 
 	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
 	StopDelay        time.Duration // from the stop's begin until the ports close
@@ -78,6 +79,9 @@ type Options struct {
 	HardStop         time.Duration // the text's hard-stop-after, which bounds the drain as well; 0 none
 	Probes           int           // probes at a time
 	Log              *slog.Logger
+
+	Beat      func()        // the owner's sign of life, after Status is up to date; it must not block; nil: not wanted
+	BeatEvery time.Duration // the longest time between two of them; 0: only when something happens
 }
 
 // Supervisor runs one HAProxy. Put, SetRenderer and Status may be called from anywhere at any time.
@@ -88,6 +92,9 @@ type Supervisor struct {
 	inbox inbox
 	wake  chan struct{}
 
+	orders chan order
+	ended  chan struct{} // closed when Run takes no more of them
+
 	status atomic.Pointer[Status]
 }
 
@@ -95,6 +102,7 @@ type Supervisor struct {
 type inbox struct {
 	state      *model.State
 	renderer   Renderer
+	why        string // there is another renderer
 	unreadable *model.Problem
 }
 
@@ -103,7 +111,8 @@ func New(o Options) *Supervisor {
 	if o.Allowed == nil {
 		o.Allowed = func(netip.AddrPort) error { return nil }
 	}
-	s := &Supervisor{o: o, wake: make(chan struct{}, 1)}
+	o.Files.step = o.Step
+	s := &Supervisor{o: o, wake: make(chan struct{}, 1), orders: make(chan order), ended: make(chan struct{})}
 	s.status.Store(&Status{Phase: model.Starting})
 	return s
 }
@@ -113,10 +122,10 @@ func (s *Supervisor) Put(st model.State) {
 	s.deliver(func(in *inbox) { in.state = &st })
 }
 
-// SetRenderer replaces the renderer, after a template or a certificate was read again. When its text is refused, the renderer
-// in force stays. It does not block.
-func (s *Supervisor) SetRenderer(r Renderer) {
-	s.deliver(func(in *inbox) { in.renderer, in.unreadable = r, nil })
+// SetRenderer replaces the renderer, after a template or a certificate was read again; why says what made it so ("SIGHUP",
+// "template /haproxy.tmpl"). When its text is refused, the renderer in force stays. It does not block.
+func (s *Supervisor) SetRenderer(r Renderer, why string) {
+	s.deliver(func(in *inbox) { in.renderer, in.why, in.unreadable = r, why, nil })
 }
 
 // Unreadable tells that a template or a certificate was to be read again and could not be: the renderer in force stays, and

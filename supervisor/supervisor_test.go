@@ -216,7 +216,7 @@ func TestRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.set(func() { w.checkErr = &process.CheckError{Output: "unknown keyword"} })
-		w.s.SetRenderer(&textRenderer{w: w, title: "two"})
+		w.s.SetRenderer(&textRenderer{w: w, title: "two"}, "SIGHUP")
 		w.after(time.Minute)
 		if n := w.lines("refused", "unknown keyword"); n != 1 {
 			t.Errorf("%d lines, want 1: what is refused once is not tried again", n)
@@ -237,7 +237,7 @@ func TestRefused(t *testing.T) {
 		if !strings.HasPrefix(w.text(), "# one") {
 			t.Errorf("the refused template came back: %s", w.text())
 		}
-		w.s.SetRenderer(&textRenderer{w: w, title: "three"})
+		w.s.SetRenderer(&textRenderer{w: w, title: "three"}, "SIGHUP")
 		w.after(time.Second)
 		if st := w.s.Status(); !strings.HasPrefix(w.text(), "# three") || len(st.Degraded) != 0 {
 			t.Errorf("%s %v", w.text(), st.Degraded)
@@ -309,7 +309,7 @@ func TestBadRendererBlocksNothing(t *testing.T) {
 		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
 		w.after(time.Second)
 		w.set(func() { w.checkErr = errors.New("no space left") })
-		w.s.SetRenderer(&textRenderer{w: w, title: "two"})
+		w.s.SetRenderer(&textRenderer{w: w, title: "two"}, "SIGHUP")
 		w.after(time.Second)
 		w.set(func() { w.checkErr = nil })
 		w.put("a=192.0.2.1:80")

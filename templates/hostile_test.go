@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -226,27 +227,42 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestLimits runs templates that would never end.
+// TestLimits runs templates that would never end, or would take all memory: each is refused with its place.
 func TestLimits(t *testing.T) {
 	t.Parallel()
+	nested := strings.Repeat("{{if true}}", 300)
 	for _, c := range []struct{ name, text, want string }{
-		{"syntax", "a\nb {{if}}", "user.tmpl:2"},
+		{"syntax", "a\nb {{if}}", "template: user.tmpl:2: missing value for if; line 2 is \"b {{if}}\""},
 		{"unknown function", "{{nothing}}", "user.tmpl:1"},
-		{"missing field", "a\n\n{{.Nothing}}", "user.tmpl:3"},
-		{"older contract", "{{range $port, $backends := .}}{{end}}", "user.tmpl:1"},
+		{"missing field", "a\n\n  {{.Nothing}}", "can't evaluate field Nothing in type templates.Data; line 3 is \"{{.Nothing}}\""},
+		{"index out of range", "\n{{index .Pools 99}}", "user.tmpl:2"},
+		{"2018", "\n{{if true}}{{range $port, $backends := .}}{{end}}{{end}}", "user.tmpl:2: it ranges over the whole of the data"},
+		{"2018 with a dot", "{{range .}}{{end}}", "write {{range .Services}}"},
 		{"empty", " \n", "empty"},
-		{"loop that writes nothing", "\n{{range 1000000000}}{{range 1000000000}}{{end}}{{end}}", "user.tmpl:2:2: executing"},
-		{"loop in an if", "\n\n{{if true}}{{with 1}}{{range 1000000000000}}{{$x := .}}{{end}}{{end}}{{end}}", "user.tmpl:3"},
-		{"loop in a template", "{{define \"a\"}}\n{{range 1000000000000}}{{end}}{{end}}{{template \"a\"}}", "user.tmpl:2"},
-		{"loop by recursion", "{{define \"a\"}}{{template \"a\"}}{{end}}{{template \"a\"}}", "user.tmpl:1"},
-		{"much text", "{{range 100000000}}" + strings.Repeat("x", 8<<20) + "{{end}}", "user.tmpl: its text has more than 67108864 bytes"},
+		{"loop that writes nothing", "\n{{range 1000000000}}{{range 1000000000}}{{end}}{{end}}", "user.tmpl:2: it ran for more than"},
+		{"loop in an if", "\n\n{{if true}}{{with 1}}{{range 1000000000000}}{{$x := .}}{{end}}{{end}}{{end}}", "user.tmpl:3: it ran"},
+		{"loop in a template", "{{define \"a\"}}\n{{range 1000000000000}}{{end}}{{end}}{{template \"a\"}}", "user.tmpl:2: it ran"},
+		{"loop in an else", "\n{{if .Stats}}{{else}}{{range .Missing}}{{else}}{{end}}{{range 1000000000000}}{{end}}{{end}}", "user.tmpl:2"},
+		{"recursion", "\n{{define \"a\"}}{{template \"a\"}}{{end}}{{template \"a\"}}", "user.tmpl:2: templates call each other more than 200 deep"},
+		{"recursion through blocks", "{{define \"a\"}}" + nested + "{{template \"a\"}}" + strings.Repeat("{{end}}", 300) + "{{end}}{{template \"a\"}}",
+			"more than 200 deep"},
+		{"nested blocks", "\n" + strings.Repeat("{{if true}}", 600) + strings.Repeat("{{end}}", 600), "user.tmpl:2: its blocks are nested more than 500 deep"},
+		{"nested ranges", strings.Repeat("{{range 1}}", 20000) + strings.Repeat("{{end}}", 20000), "more than 500 deep"},
+		{"open blocks", strings.Repeat("{{if 1}}", MaxSource/8), "user.tmpl:1"},
+		{"parentheses", "{{" + strings.Repeat("(", MaxSource-2), "user.tmpl:1"},
+		{"large template", strings.Repeat("x", MaxSource+1), "it has more than 1048576 bytes"},
+		{"much text", "\n{{range 100000000}}" + strings.Repeat("x", 1<<19) + "{{end}}", "user.tmpl:2: its text has more than 67108864 bytes"},
+		{"a gigabyte by values", "\n{{range 100000}}\n{{printf \"%1000000d\" 1}}{{end}}", "user.tmpl:3: its text has more than"},
 		{"large value", "{{$x := \"aaaaaaaa\"}}{{range 60}}{{$x = printf \"%s%s\" $x $x}}{{end}}", "more than 1048576 bytes"},
 		{"large value by print", "{{$x := \"aaaaaaaa\"}}{{range 60}}{{$x = print $x $x}}{{end}}", "more than 1048576 bytes"},
+		{"many values", strings.Repeat("{{$x := printf \"%1000000d\" 1}}\n", 20000), "all values together have more than 268435456 bytes"},
+		{"many verbs", "\n{{printf \"" + strings.Repeat("%1000000d", 100) + "\" 1}}", "at most 64 are possible"},
+		{"many arguments", "\n{{$x := printf \"%1000000d\" 1}}{{print" + strings.Repeat(" $x", 1000) + "}}", "at most 64 are possible"},
 		{"quote", "\n{{quote \"a\\nb\"}}", "user.tmpl:2"},
 		{"chunk", "{{chunk 0 .Management.Paths}}", "at least one"},
+		{"words of the template", "{{\n\"a\x1b[31m\nb", "user.tmpl:2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			tmpl, err := Parse("user.tmpl", []byte(c.text))
 			if err == nil {
 				if strings.HasPrefix(c.name, "loop") {
@@ -257,9 +273,79 @@ func TestLimits(t *testing.T) {
 					t.Error("there is a text with the error")
 				}
 			}
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%v", err)
+			var placed *Error
+			if !errors.As(err, &placed) {
+				t.Fatalf("%v is no *Error", err)
+			}
+			if !strings.Contains(err.Error(), c.want) || strings.ContainsAny(err.Error(), "\n\x1b") || len(err.Error()) > 2000 {
+				t.Errorf("%.2000q", err.Error())
+			}
+			if p := placed.Places()[0]; p.Template != "user.tmpl" || p.TemplateLine == 0 && strings.Contains(err.Error(), "user.tmpl:") && !strings.Contains(err.Error(), "user.tmpl: ") {
+				t.Errorf("its place is %+v", p)
+			}
+			if strings.Contains(err.Error(), "panicked") {
+				t.Error("it is a fault of ours")
 			}
 		})
 	}
+}
+
+// TestLimitOfTime: users' templates have 5 s.
+func TestLimitOfTime(t *testing.T) {
+	t.Parallel()
+	tmpl, err := Parse("user.tmpl", []byte("{{range 1000000000000}}{{end}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tmpl.limit != 5*time.Second {
+		t.Errorf("the limit is %s", tmpl.limit)
+	}
+}
+
+// TestPanic: what panics inside of text/template is an error.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	err := guard(func() error {
+		var list []int
+		list[len(list)] = 1
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "panicked: runtime error") {
+		t.Error(err)
+	}
+}
+
+// FuzzTemplate: whatever a template is, it gives a text with a whole map or an error with a place, and ends.
+func FuzzTemplate(f *testing.F) {
+	f.Add(builtin)
+	for _, s := range []string{"{{range .Services}}{{.Publish.Port}}{{end}}", "{{define \"a\"}}{{.}}{{end}}{{template \"a\" 1}}", "{{- 1 -}}\r\n{{/* */}}",
+		"{{with $x := .Stats}}{{else with 1}}{{$x}}{{end}}", "{{block \"a\" .}}x{{end}}", "{{range $i, $c := 3}}{{break}}{{end}}", "frontend a\n rspdel ^ETag:.*\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, source string) {
+		tmpl, err := Parse("fuzz.tmpl", []byte(source))
+		var b conf.Bundle
+		if err == nil {
+			tmpl.limit = 200 * time.Millisecond
+			b, err = tmpl.Render(sample(8081, addrs("192.0.2.1:80")...), sampleGlobals(), abilities(t, "2.6"))
+		}
+		var placed *Error
+		switch {
+		case errors.As(err, &placed):
+			if strings.Contains(err.Error(), "panicked") || strings.ContainsAny(err.Error(), "\n\r\x00") {
+				t.Errorf("%q: %q", source, err)
+			}
+		case err != nil:
+			t.Errorf("%q: %q has no place", source, err)
+		default:
+			if lines := strings.Count(string(b.Main), "\n"); len(b.Origin.Lines) != lines && len(b.Origin.Lines) != lines+1 {
+				t.Errorf("%q: %d lines, the map has %d", source, lines, len(b.Origin.Lines))
+			}
+			for i, line := range b.Origin.Lines {
+				if line < 1 || line > strings.Count(source, "\n")+1 {
+					t.Errorf("%q: line %d comes from %d", source, i+1, line)
+				}
+			}
+		}
+	})
 }

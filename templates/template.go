@@ -3,22 +3,24 @@ package templates
 import (
 	"bytes"
 	_ "embed" // the built-in template
-	"errors"
 	"fmt"
-	"strings"
 	"text/template"
-	"text/template/parse"
 	"time"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
 )
 
-// The limits of one rendering.
+// The limits of a template and of one rendering. They hold memory and stack far below what would take the process down.
 const (
-	maxText  = 64 << 20 // bytes of the whole text
-	maxValue = 1 << 20  // bytes of one value that a function makes
-	maxRun   = 5 * time.Second
+	MaxSource  = 1 << 20   // bytes of a template; its parser recurses
+	maxNesting = 500       // of if, with, range and else within each other
+	maxCalls   = 200       // of templates within each other
+	maxText    = 64 << 20  // bytes of the whole text
+	maxValue   = 1 << 20   // bytes of one value that a function makes
+	maxValues  = 256 << 20 // bytes of all values that functions make in one rendering
+	maxArgs    = 64        // of one call that makes a string, and verbs of one printf
+	maxRun     = 5 * time.Second
 )
 
 //go:embed haproxy.tmpl
@@ -26,42 +28,57 @@ var builtin string
 
 // Template is a parsed template. It is safe for concurrent use.
 type Template struct {
-	text  *template.Template
-	limit time.Duration
+	name   string
+	source []byte
+	text   *template.Template
+	marks  marks
+	limit  time.Duration
 }
 
 // Builtin is the template that fnlb brings along.
 func Builtin() *Template {
-	t, err := Parse("haproxy.tmpl", []byte(builtin))
+	t, err := Parse("built-in haproxy.tmpl", []byte(builtin))
 	if err != nil {
 		panic(err) // every test renders it
 	}
 	return t
 }
 
-// Parse reads a user's template; name stands in its errors, with the line. The functions are those of text/template, and:
-//
-//	quote VALUE   the value as one word of HAProxy's text, quoted where needed
-//	words LIST    the strings of LIST, each quoted, with spaces between
-//	chunk N LIST  LIST in parts of at most N: a line of HAProxy has at most 64 words
-func Parse(name string, text []byte) (*Template, error) {
-	t, err := template.New(name).Option("missingkey=error").Funcs(functions(func() (string, error) { return "", nil })).Parse(string(text))
+// Parse reads a user's template; name stands in its errors, with the line. The functions are those of text/template, and what
+// Functions lists. An *Error says what is wrong, and where.
+func Parse(name string, source []byte) (*Template, error) {
+	t := &Template{name: name, source: source, marks: marks{}, limit: maxRun}
+	switch {
+	case len(source) > MaxSource:
+		return nil, t.errorAt(0, fmt.Errorf("it has more than %d bytes", MaxSource))
+	case len(bytes.TrimSpace(source)) == 0:
+		return nil, t.errorAt(0, fmt.Errorf("it is empty"))
+	}
+	err := guard(func() (err error) {
+		t.text, err = template.New(name).Option("missingkey=error").Funcs(new(budget).functions()).Parse(string(source))
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, t.wrap(err)
 	}
-	if len(bytes.TrimSpace(text)) == 0 {
-		return nil, fmt.Errorf("template: %s: it is empty", name)
-	}
-	for _, part := range t.Templates() {
-		if part.Tree != nil {
-			watch(name, part.Root)
-			part.Root.Nodes = append([]parse.Node{watcher(name, 1)}, part.Root.Nodes...)
+	starts := lineStarts(source)
+	for _, part := range t.text.Templates() {
+		if part.Tree == nil {
+			continue
+		}
+		if line, err := t.marks.part(part.Root, starts); err != nil {
+			return nil, t.errorAt(line, err)
 		}
 	}
-	return &Template{text: t, limit: maxRun}, nil
+	if line := rangesOverAll(t.text.Root); line > 0 {
+		return nil, t.errorAt(line, fmt.Errorf("it ranges over the whole of the data, as templates of docker-loadbalancer did in 2018; "+
+			"write {{range .Services}} with .Publish.Port and .Backends (docs/templates.md)"))
+	}
+	return t, nil
 }
 
-// Render gives the bundle of s. The text depends on nothing but the arguments.
+// Render gives the bundle of s, its map of lines and its notes among it. The text depends on nothing but the arguments. An error of
+// the template itself is an *Error.
 func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bundle, error) {
 	d, err := newData(s, g, a)
 	if err != nil {
@@ -71,115 +88,28 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	end := time.Now().Add(t.limit)
-	late := func() (string, error) {
-		if time.Now().After(end) {
-			return "", fmt.Errorf("it ran for more than %s", t.limit)
+	run.Funcs(new(budget).functions())
+	out := output{of: t, end: time.Now().Add(t.limit)}
+	if err := guard(func() error { return run.Execute(&out, d) }); err != nil {
+		return conf.Bundle{}, t.wrap(err)
+	}
+	b := conf.Bundle{Origin: conf.Origin{Template: t.name, Text: t.source, Lines: out.finish()}}
+	b.Main, b.Notes = translate(out.text.Bytes())
+	if d.Management.Used && !bytes.Contains(b.Main, []byte(d.Management.Socket)) {
+		b.Notes = append(b.Notes, conf.Note{
+			Reason: "it has no rule for /1/lb/…, so on the traffic port these requests go to the nodes like all others",
+			Mend:   "give --mgmt-listen another address, or take the rule and the backend from the built-in template",
+		})
+	}
+	return b, nil
+}
+
+// guard turns a panic into an error: text/template hands on those of the runtime, and none may end the process.
+func guard(do func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it panicked: %v", r)
 		}
-		return "", nil
-	}
-	out := limited{name: t.text.Name()}
-	if err := run.Funcs(functions(late)).Execute(&out, d); err != nil {
-		return conf.Bundle{}, err
-	}
-	return conf.Bundle{Main: out.text.Bytes()}, nil
-}
-
-// limited takes text up to a size.
-type limited struct {
-	name string // of the template
-	text bytes.Buffer
-}
-
-func (l *limited) Write(b []byte) (int, error) {
-	if l.text.Len()+len(b) > maxText {
-		return 0, fmt.Errorf("template: %s: its text has more than %d bytes", l.name, maxText)
-	}
-	return l.text.Write(b)
-}
-
-// watchName is the function that looks at the clock. No user's template needs to call it.
-const watchName = "fnlb_watch"
-
-// watch puts a call of watchName into each loop, because a loop that writes nothing would end at no limit of the output.
-func watch(name string, list *parse.ListNode) {
-	if list == nil {
-		return
-	}
-	for _, n := range list.Nodes {
-		switch n := n.(type) {
-		case *parse.RangeNode:
-			watch(name, n.List)
-			watch(name, n.ElseList)
-			if n.List != nil {
-				n.List.Nodes = append([]parse.Node{watcher(name, n.Line)}, n.List.Nodes...)
-			}
-		case *parse.IfNode:
-			watch(name, n.List)
-			watch(name, n.ElseList)
-		case *parse.WithNode:
-			watch(name, n.List)
-			watch(name, n.ElseList)
-		}
-	}
-}
-
-// watcher is the node of one call; its errors name the line.
-func watcher(name string, line int) parse.Node {
-	text := strings.Repeat("\n", line-1) + "{{" + watchName + "}}"
-	t := template.Must(template.New(name).Funcs(template.FuncMap{watchName: func() string { return "" }}).Parse(text))
-	return t.Root.Nodes[len(t.Root.Nodes)-1]
-}
-
-func functions(late func() (string, error)) template.FuncMap {
-	short := func(f func(...any) string) func(...any) (string, error) {
-		return func(args ...any) (string, error) {
-			s := f(args...)
-			if len(s) > maxValue {
-				return "", fmt.Errorf("a value has more than %d bytes", maxValue)
-			}
-			return s, nil
-		}
-	}
-	return template.FuncMap{
-		watchName: late,
-		"quote":   conf.Quote,
-		"words":   words,
-		"chunk":   chunk,
-		// text/template's own, which could double a value until the memory ends.
-		"print":    short(fmt.Sprint),
-		"println":  short(fmt.Sprintln),
-		"html":     short(template.HTMLEscaper),
-		"js":       short(template.JSEscaper),
-		"urlquery": short(template.URLQueryEscaper),
-		"printf": func(format string, args ...any) (string, error) {
-			return short(func(...any) string { return fmt.Sprintf(format, args...) })()
-		},
-	}
-}
-
-func words(list []string) (string, error) {
-	quoted := make([]string, len(list))
-	for i, w := range list {
-		q, err := conf.Quote(w)
-		if err != nil {
-			return "", err
-		}
-		quoted[i] = q
-	}
-	return strings.Join(quoted, " "), nil
-}
-
-func chunk(n int, list []string) ([][]string, error) {
-	if n < 1 {
-		return nil, errors.New("a part must have at least one element")
-	}
-	var parts [][]string
-	for ; len(list) > n; list = list[n:] {
-		parts = append(parts, list[:n])
-	}
-	if len(list) > 0 {
-		parts = append(parts, list)
-	}
-	return parts, nil
+	}()
+	return do()
 }

@@ -59,9 +59,9 @@ haproxy() {
 }
 
 test_packages() {
-  # gcc and the C library are for -race.
+  # gcc and the C library are for -race; tini is process 1 of a test's container, systemd judges our units.
   packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
-    gcc=gcc /usr/include/stdlib.h=libc6-dev
+    gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd
 }
 
 case ${1:-all} in

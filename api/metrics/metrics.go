@@ -15,10 +15,11 @@ import (
 
 // Options are what the metrics are made of.
 type Options struct {
-	Reporter api.Reporter
-	Version  string        // ours
-	Panics   func() uint64 // of the management API's handlers
-	Log      *slog.Logger
+	Reporter   api.Reporter
+	Version    string        // ours
+	Panics     func() uint64 // of the management API's handlers
+	LogDropped func() uint64 // lines of our log that did not reach its output
+	Log        *slog.Logger
 }
 
 // New makes the handler of a scrape.
@@ -40,9 +41,11 @@ var (
 	build   = prometheus.NewDesc("fnlb_build_info", "Always 1; the labels tell the versions.", []string{"version", "goversion", "haproxy"}, nil)
 	ready   = prometheus.NewDesc("fnlb_ready", "1 while HAProxy runs an accepted configuration and the balancer is not stopping.", nil, nil)
 	reduced = prometheus.NewDesc("fnlb_degraded", "How many things keep the balancer from being wholly well; /1/lb/readyz names them.", nil, nil)
+	frozen  = prometheus.NewDesc("fnlb_frozen", "1 while nothing is applied because somebody froze the balancer.", nil, nil)
 	trouble = prometheus.NewDesc("fnlb_problems", "Problems that /1/lb/status lists, by kind.", []string{"kind"}, nil)
 	starts  = prometheus.NewDesc("fnlb_haproxy_restarts_total", "How often HAProxy died and was started again.", nil, nil)
 	panics  = prometheus.NewDesc("fnlb_panics_total", "Panics of management calls; each is a fault of the balancer.", nil, nil)
+	dropped = prometheus.NewDesc("fnlb_log_lines_dropped_total", "Lines of the log that were dropped, because nobody read them in time or they could not be written.", nil, nil)
 )
 
 // view turns Status and Counters into metrics.
@@ -50,7 +53,7 @@ type view struct{ o Options }
 
 // Describe names all metrics.
 func (v view) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, trouble, starts, panics} {
+	for _, d := range []*prometheus.Desc{applies, seconds, reloads, sources, servers, build, ready, reduced, frozen, trouble, starts, panics, dropped} {
 		ch <- d
 	}
 }
@@ -93,8 +96,10 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 	gauge(build, 1, v.o.Version, runtime.Version(), s.HAProxy.Version)
 	gauge(ready, truth(s.Phase == model.Serving))
 	gauge(reduced, float64(len(s.Degraded)))
+	gauge(frozen, truth(s.Frozen != nil))
 	counter(starts, s.HAProxy.Restarts)
 	counter(panics, v.o.Panics())
+	counter(dropped, v.o.LogDropped())
 }
 
 // count gives the servers of each service by health; a health that none has is 0, so that no series comes and goes.

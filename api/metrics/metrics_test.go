@@ -30,7 +30,7 @@ func (r report) Counters() api.Counters { return r.counters }
 func scrape(t *testing.T, r api.Reporter) string {
 	t.Helper()
 	var log bytes.Buffer
-	h := New(Options{Reporter: r, Version: "1.2.3", Panics: func() uint64 { return 3 }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	h := New(Options{Reporter: r, Version: "1.2.3", Panics: func() uint64 { return 3 }, LogDropped: func() uint64 { return 4 }, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	if w.Code != 200 || log.Len() != 0 {

@@ -9,18 +9,30 @@ import (
 	"unicode/utf8"
 )
 
-const want = `send {"node":"HOST:PORT"}`
-
-// readNode reads {"node":"HOST:PORT"} and nothing else: encoding/json alone would take the last of two equal keys, any case
-// of a key, null, and mended UTF-8. The error says what is wrong.
+// readNode reads {"node":"HOST:PORT"} and nothing else. The error says what is wrong.
 func readNode(body []byte) (string, error) {
+	const want = `send {"node":"HOST:PORT"}`
 	if len(bytes.TrimSpace(body)) == 0 {
 		return "", errors.New("the body is empty; " + want)
 	}
+	return readString(body, "node", want)
+}
+
+// readReason reads {"reason":"TEXT"} and nothing else; without a body there is no reason.
+func readReason(body []byte) (string, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return "", nil
+	}
+	return readString(body, "reason", `send {"reason":"TEXT"}`)
+}
+
+// readString reads an object with one string and nothing else: encoding/json alone would take the last of two equal keys, any case
+// of a key, null, and mended UTF-8.
+func readString(body []byte, name, want string) (string, error) {
 	if !utf8.Valid(body) {
 		return "", errors.New("the body is not UTF-8; " + want)
 	}
-	if err := whole(body); err != nil {
+	if err := whole(body, want); err != nil {
 		return "", err
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
@@ -31,35 +43,35 @@ func readNode(body []byte) (string, error) {
 	if t != json.Delim('{') {
 		return "", fmt.Errorf("the body is %s, not an object; %s", kind(t), want)
 	}
-	node, found := "", false
+	text, found := "", false
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
 			return "", fmt.Errorf("the body is no JSON: %w; %s", err, want)
 		}
-		if key != "node" {
+		if key != name {
 			return "", fmt.Errorf("unknown key %s; %s", short(fmt.Sprint(key)), want)
 		}
 		if found {
-			return "", errors.New(`the key "node" is there twice; ` + want)
+			return "", fmt.Errorf("the key %q is there twice; %s", name, want)
 		}
 		value, err := d.Token()
 		if err != nil {
 			return "", fmt.Errorf("the body is no JSON: %w; %s", err, want)
 		}
-		node, found = value.(string)
+		text, found = value.(string)
 		if !found {
-			return "", fmt.Errorf(`the value of "node" is %s, not a string; %s`, kind(value), want)
+			return "", fmt.Errorf("the value of %q is %s, not a string; %s", name, kind(value), want)
 		}
 	}
 	if !found {
-		return "", errors.New(`the key "node" is missing; ` + want)
+		return "", fmt.Errorf("the key %q is missing; %s", name, want)
 	}
-	return node, nil
+	return text, nil
 }
 
 // whole reports what is wrong with body as one JSON value: its syntax, its depth, or something after it.
-func whole(body []byte) error {
+func whole(body []byte, want string) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	var value json.RawMessage
 	if err := d.Decode(&value); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ const prefix = "/1/lb/"
 // Options are what the API needs.
 type Options struct {
 	Nodes    api.Nodes
+	Brake    api.Brake
 	Reporter api.Reporter
 	Metrics  http.Handler   // answers /1/lb/metrics
 	Panics   *atomic.Uint64 // counts the handlers' panics; several handlers may share it
@@ -54,6 +56,8 @@ type call struct {
 var calls = [...]call{
 	{"nodes", false, methods{http.MethodGet: (*handler).list, http.MethodPut: (*handler).set, http.MethodDelete: (*handler).remove}},
 	{"status", false, methods{http.MethodGet: (*handler).status}},
+	{"freeze", false, methods{http.MethodGet: (*handler).frozen, http.MethodPut: (*handler).freeze, http.MethodDelete: (*handler).thaw}},
+	{"rollback", false, methods{http.MethodPost: (*handler).rollback}},
 	{"changes", false, methods{http.MethodGet: (*handler).changes}},
 	{"config", false, methods{http.MethodGet: (*handler).config}},
 	{"healthz", true, methods{http.MethodGet: (*handler).healthz}},
@@ -165,14 +169,8 @@ func (h *handler) remove(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) write(w http.ResponseWriter, r *http.Request, do func(context.Context, string) error, done string) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			refuse(w, r, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxBody))
-			return
-		}
-		refuse(w, r, http.StatusRequestTimeout, "the body did not arrive whole, or not in time")
+	body, ok := readBody(w, r)
+	if !ok {
 		return
 	}
 	node, err := readNode(body)
@@ -180,12 +178,35 @@ func (h *handler) write(w http.ResponseWriter, r *http.Request, do func(context.
 		refuse(w, r, http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := do(r.Context(), node); err != nil {
+	if err := do(model.WithAsker(r.Context(), asker(r)), node); err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	h.o.Log.Debug("node call", "done", done, "node", node, "by", r.RemoteAddr)
 	reply(w, http.StatusOK, message{done}, false)
+}
+
+// readBody reads a body of at most maxBody bytes, or answers why it does not.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return body, true
+	case errors.As(err, &large):
+		refuse(w, r, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxBody))
+	default:
+		refuse(w, r, http.StatusRequestTimeout, "the body did not arrive whole, or not in time")
+	}
+	return nil, false
+}
+
+// asker is who makes a call, as people read it. The peer decides, never a header.
+func asker(r *http.Request) string {
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		return "API from " + at.Addr().Unmap().String()
+	}
+	return "admin socket" // a Unix socket's peer has no address
 }
 
 // fail answers an error of the source.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -44,6 +45,22 @@ func (s *store) Delete(_ context.Context, n string) error {
 
 func (s *store) List() []string { return s.nodes }
 
+// The store is the Brake as well.
+func (s *store) Freeze(ctx context.Context, reason string) (string, error) {
+	s.calls = append(s.calls, fmt.Sprintf("freeze %q by %s", reason, model.Asker(ctx)))
+	return "frozen", s.err
+}
+
+func (s *store) Thaw(ctx context.Context) (string, error) {
+	s.calls = append(s.calls, "thaw by "+model.Asker(ctx))
+	return "thawed", s.err
+}
+
+func (s *store) Rollback(ctx context.Context) (string, error) {
+	s.calls = append(s.calls, "rollback by "+model.Asker(ctx))
+	return "rolled back", s.err
+}
+
 // report is the Reporter of a test.
 type report struct {
 	status  model.Status
@@ -77,7 +94,7 @@ func full() *report {
 
 func handlerOf(s *store, r *report, own bool) (http.Handler, *atomic.Uint64) {
 	var panics atomic.Uint64
-	return New(Options{Nodes: s, Reporter: r, Own: own, Panics: &panics, Log: slog.New(slog.DiscardHandler),
+	return New(Options{Nodes: s, Brake: s, Reporter: r, Own: own, Panics: &panics, Log: slog.New(slog.DiscardHandler),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "fnlb_ready 1\n") })}), &panics
 }
 
@@ -95,6 +112,15 @@ func TestCalls(t *testing.T) {
 		{"delete", "DELETE", "/1/lb/nodes", `{"node":"10.0.0.9:80"}`, 200, `{"msg":"node deleted"}` + "\n", "delete 10.0.0.9:80"},
 		{"list", "GET", "/1/lb/nodes", "", 200, `{"nodes":{"10.0.0.1:80":"online","10.0.0.2:80":"offline","10.0.0.3:80":"offline","[::1]:80":"online"}}` + "\n", ""},
 		{"list, with a query", "GET", "/1/lb/nodes?x=1", "", 200, `{"nodes":{"10.0.0.1:80":"online","10.0.0.2:80":"offline","10.0.0.3:80":"offline","[::1]:80":"online"}}` + "\n", ""},
+
+		{"freeze", "PUT", "/1/lb/freeze", `{"reason":"incident 7"}`, 200, `{"msg":"frozen"}` + "\n", `freeze "incident 7" by API from 192.0.2.1`},
+		{"freeze, no reason", "PUT", "/1/lb/freeze", "", 200, `{"msg":"frozen"}` + "\n", `freeze "" by API from 192.0.2.1`},
+		{"freeze, another key", "PUT", "/1/lb/freeze", `{"node":"h:1"}`, 400, `{"msg":"unknown key \"node\"; send {\"reason\":\"TEXT\"}"}` + "\n", ""},
+		{"freeze, form", "PUT", "/1/lb/freeze", "why=not", 400, `{"msg":"the body is no JSON: at byte 1: invalid character 'w' looking for beginning of value; send {\"reason\":\"TEXT\"}"}` + "\n", ""},
+		{"frozen", "GET", "/1/lb/freeze", "", 200, `{"frozen":false}` + "\n", ""},
+		{"thaw", "DELETE", "/1/lb/freeze", "", 200, `{"msg":"thawed"}` + "\n", "thaw by API from 192.0.2.1"},
+		{"rollback", "POST", "/1/lb/rollback", "", 200, `{"msg":"rolled back"}` + "\n", "rollback by API from 192.0.2.1"},
+		{"rollback by GET", "GET", "/1/lb/rollback", "", 405, `{"msg":"the method \"GET\" is not for this path; it takes OPTIONS, POST"}` + "\n", ""},
 
 		{"broken", "PUT", "/1/lb/nodes", `{"node":"h:1"`, 400, `{"msg":"the body is no JSON: it ends too early` + usage, ""},
 		{"broken, form", "PUT", "/1/lb/nodes", `node=h:1`, 400, `{"msg":"the body is no JSON: at byte 2: invalid character 'o' in literal null (expecting 'u')` + usage, ""},
@@ -181,9 +207,34 @@ func TestShortFormsNeedAListenerOfOurOwn(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	want := []string{"/1/lb/changes", "/1/lb/config", "/1/lb/healthz", "/1/lb/metrics", "/1/lb/nodes", "/1/lb/readyz", "/1/lb/status"}
+	want := []string{"/1/lb/changes", "/1/lb/config", "/1/lb/freeze", "/1/lb/healthz", "/1/lb/metrics", "/1/lb/nodes", "/1/lb/readyz", "/1/lb/rollback",
+		"/1/lb/status"}
 	if got := Paths(); !slices.Equal(got, want) {
 		t.Errorf("paths %q, want %q", got, want)
+	}
+}
+
+func TestFrozen(t *testing.T) {
+	s := &store{err: model.Problem{Kind: model.Conflict, Reason: "there is no earlier text to go back to"}}
+	h, _ := handlerOf(s, &report{status: model.Status{Frozen: &model.Freeze{Reason: "incident <7>", Since: noon, By: "admin socket", Revision: "abc"}}}, false)
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		answer       string
+	}{
+		{"GET", "/1/lb/freeze", 200, `{"frozen":true,"reason":"incident <7>","since":"2026-01-02T12:00:00Z","by":"admin socket","revision":"abc"}`},
+		{"POST", "/1/lb/rollback", 409, `{"msg":"there is no earlier text to go back to"}`},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), tt.method, tt.path, nil)
+		r.RemoteAddr = "@" // a Unix socket
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tt.status || w.Body.String() != tt.answer+"\n" {
+			t.Errorf("%s %s: %d %s", tt.method, tt.path, w.Code, w.Body)
+		}
+	}
+	if len(s.calls) != 1 || s.calls[0] != "rollback by admin socket" {
+		t.Errorf("calls %q", s.calls)
 	}
 }
 

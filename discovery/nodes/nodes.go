@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +28,15 @@ const name = "nodes"
 type Options struct {
 	Service string       // whose servers the nodes become
 	Initial []model.Node // the flag's
+	Earlier *Earlier     // what an earlier process had, when we go on with its HAProxy; else nil
 	Policy  model.Policy // which addresses may be nodes
 	Now     func() time.Time
+}
+
+// Earlier is what an earlier process had.
+type Earlier struct {
+	Initial  []model.Node   // its flag's
+	Snapshot model.Snapshot // the last one that it put
 }
 
 // Source keeps the nodes. Its methods may be called by any goroutine.
@@ -40,7 +48,17 @@ type Source struct {
 	mu    sync.Mutex
 	nodes []*node        // in the order of the calls; the last one takes the place of one that goes
 	place map[string]int // of a key in nodes
+	gone  map[string]removal
 }
+
+// removal is a node that somebody deleted lately.
+type removal struct {
+	at time.Time
+	by string
+}
+
+// remembered is how long a deletion is told: Snapshots supersede each other, and whoever reads one later must still learn of it.
+const remembered = time.Minute
 
 // node is never changed.
 type node struct {
@@ -52,14 +70,48 @@ var _ discovery.Source = (*Source)(nil)
 
 // New keeps the initial nodes; those that are refused stand as Problems in the Snapshot.
 func New(o Options) *Source {
-	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}}
+	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}, gone: map[string]removal{}}
 	now := o.Now()
-	for _, n := range o.Initial {
-		if err := s.add(n, now); err != nil {
+	for _, n := range s.initial() {
+		if err := s.add(n, now, ""); err != nil {
 			s.problems = append(s.problems, *err)
 		}
 	}
 	return s
+}
+
+// initial lists the nodes to begin with. What was added or deleted since the earlier process began stays so; what its flag named and
+// ours does not is left out.
+func (s *Source) initial() []model.Node {
+	e := s.o.Earlier
+	if e == nil {
+		return s.o.Initial
+	}
+	flagged, now, kept := map[model.Node]bool{}, map[model.Node]bool{}, map[model.Node]bool{}
+	for _, n := range e.Initial {
+		flagged[n] = true
+	}
+	for _, n := range s.o.Initial {
+		now[n] = true
+	}
+	var list []model.Node
+	for i := range e.Snapshot.Offers {
+		n, err := parse(e.Snapshot.Offers[i].Owner.Name)
+		if err != nil {
+			s.problems = append(s.problems, *err)
+			continue
+		}
+		kept[n] = true
+		if !flagged[n] || now[n] {
+			list = append(list, n)
+		}
+	}
+	for _, n := range s.o.Initial {
+		if !kept[n] && !flagged[n] { // kept ones are there, and one that was flagged before was deleted by somebody
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // Name is "nodes".
@@ -67,19 +119,19 @@ func (s *Source) Name() string { return name }
 
 // Set adds the node HOST:PORT; adding one twice is a success. An error is a model.Problem: Invalid when n cannot be read,
 // Refused when it is not allowed or there are too many.
-func (s *Source) Set(_ context.Context, n string) error {
+func (s *Source) Set(ctx context.Context, n string) error {
 	parsed, err := parse(n)
 	if err != nil {
 		return *err
 	}
-	if err := s.add(parsed, s.o.Now()); err != nil {
+	if err := s.add(parsed, s.o.Now(), model.Asker(ctx)); err != nil {
 		return *err
 	}
 	return nil
 }
 
 // Delete removes the node; removing an unknown one is a success. An error is a model.Problem of kind Invalid.
-func (s *Source) Delete(_ context.Context, n string) error {
+func (s *Source) Delete(ctx context.Context, n string) error {
 	parsed, err := parse(n)
 	if err != nil {
 		return *err
@@ -97,8 +149,29 @@ func (s *Source) Delete(_ context.Context, n string) error {
 	s.nodes[end] = nil // nothing holds it any more
 	s.nodes = s.nodes[:end]
 	delete(s.place, key)
+	s.forget(key, model.Asker(ctx))
 	s.signal()
 	return nil
+}
+
+// forget notes a deletion; s.mu is held.
+func (s *Source) forget(key, by string) {
+	now := s.o.Now()
+	if len(s.gone) >= Limit {
+		s.prune(now)
+	}
+	if len(s.gone) < Limit { // so many within a minute: that of the others nobody is told
+		s.gone[key] = removal{at: now, by: by}
+	}
+}
+
+// prune drops what was deleted long ago; s.mu is held.
+func (s *Source) prune(now time.Time) {
+	for key, r := range s.gone {
+		if now.Sub(r.at) > remembered {
+			delete(s.gone, key)
+		}
+	}
 }
 
 // List gives the nodes as canonical HOST:PORT, sorted.
@@ -112,7 +185,7 @@ func (s *Source) List() []string {
 	return list
 }
 
-// clone is all that List and Run do under the lock, so that thousands of nodes hold up nobody who adds one.
+// clone is all that List does under the lock, so that thousands of nodes hold up nobody who adds one.
 func (s *Source) clone() []*node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +200,7 @@ func parse(n string) (model.Node, *model.Problem) {
 	return parsed, nil
 }
 
-func (s *Source) add(n model.Node, now time.Time) *model.Problem {
+func (s *Source) add(n model.Node, now time.Time, by string) *model.Problem {
 	key := n.String()
 	problem := func(kind model.Kind, reason, mend string) *model.Problem {
 		return &model.Problem{Kind: kind, Owner: model.Owner{Source: name, Name: key}, Reason: reason, Mend: mend}
@@ -147,8 +220,9 @@ func (s *Source) add(n model.Node, now time.Time) *model.Problem {
 	if len(s.nodes) >= Limit {
 		return problem(model.Refused, fmt.Sprintf("node %s: there are %d nodes, the most that are kept", key, Limit), "delete some first")
 	}
-	added := &node{key: key, offer: model.Offer{Owner: model.Owner{Source: name, Name: key}, Since: now}}
+	added := &node{key: key, offer: model.Offer{Owner: model.Owner{Source: name, Name: key}, Since: now, By: by}}
 	added.offer.Servers = []model.Server{server}
+	delete(s.gone, key)
 	s.place[key] = len(s.nodes)
 	s.nodes = append(s.nodes, added)
 	s.signal()
@@ -183,12 +257,21 @@ func (s *Source) Run(ctx context.Context, to discovery.Sink) error {
 	}
 }
 
-// snapshot gives one Offer a node; their order means nothing, Merge sorts them.
+// snapshot gives one Offer a node; their order means nothing, Merge sorts them. Nodes and deletions are read in one moment: a node
+// that is listed no more must stand among the deletions.
 func (s *Source) snapshot() model.Snapshot {
-	nodes := s.clone()
+	s.mu.Lock()
+	nodes := slices.Clone(s.nodes)
+	s.prune(s.o.Now())
+	asked := make([]model.Asked, 0, len(s.gone))
+	for key, r := range s.gone {
+		asked = append(asked, model.Asked{Owner: model.Owner{Source: name, Name: key}, By: r.by})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(asked, func(a, b model.Asked) int { return strings.Compare(a.Owner.Name, b.Owner.Name) })
 	offers := make([]model.Offer, len(nodes))
 	for i, n := range nodes {
 		offers[i] = n.offer
 	}
-	return model.Snapshot{Source: name, Offers: offers, Problems: s.problems}
+	return model.Snapshot{Source: name, Offers: offers, Problems: s.problems, Asked: asked}
 }

@@ -12,6 +12,31 @@ import (
 type Bundle struct {
 	Main  []byte          // haproxy.cfg
 	Files map[string]File // certificates and the like, by path relative to the run directory
+
+	// What people are told about Main; neither is part of the revision.
+	Origin Origin
+	Notes  []Note
+}
+
+// Origin says which template made a text.
+type Origin struct {
+	Template string // its file
+	Text     []byte // the template itself
+	Lines    []int  // for each line of the text the line of the template that made it, from 1; 0: not known
+}
+
+// Line gives the template's line for a line of the text, both counted from 1; 0 when it is not known.
+func (o Origin) Line(no int) int {
+	if no < 1 || no > len(o.Lines) {
+		return 0
+	}
+	return o.Lines[no-1]
+}
+
+// Note is what a person should know about a text that is good.
+type Note struct {
+	Line         int // of the text, from 1; 0: it is about the template as a whole
+	Reason, Mend string
 }
 
 // File is one file beside the main text.

@@ -34,6 +34,31 @@ func Mask(text []byte) []byte {
 	return bytes.Join(lines, nil)
 }
 
+// LineOf gives line no of a text, counted from 1, as it may be shown: without the space around it, without passwords, in valid UTF-8 and
+// cut to 200 bytes. The text may be one that HAProxy cannot read, such as a template; "" when there is no such line.
+func LineOf(text []byte, no int) string {
+	for ; no > 1 && len(text) > 0; no-- {
+		_, text, _ = bytes.Cut(text, []byte{'\n'})
+	}
+	if no != 1 {
+		return ""
+	}
+	raw, _, _ := bytes.Cut(text, []byte{'\n'})
+	line := strings.ToValidUTF8(strings.TrimSpace(string(raw)), "\uFFFD")
+	words, err := split(line)
+	if err != nil {
+		words = strings.Fields(line)
+	}
+	if masked, secret := maskWords(words); secret {
+		line = strings.Join(masked, " ")
+	}
+	const most = 200
+	if len(line) > most {
+		line = strings.ToValidUTF8(line[:most], "") + "…"
+	}
+	return line
+}
+
 func maskWords(words []string) (masked []string, secret bool) {
 	const stars = "********"
 	masked = append(masked, words...)

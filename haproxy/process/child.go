@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +31,7 @@ type Master interface {
 type Identity struct {
 	Master, Worker int // pids
 	Started        time.Time
+	Ticks          uint64 // the master's start in the kernel's clock: with the pid it names a process for good (proc(5), stat, field 22)
 }
 
 // Options say what to start.
@@ -38,31 +39,39 @@ type Options struct {
 	Binary    string   // absolute: the master executes it again at every reload
 	Files     []string // configuration files, in order
 	Socket    string   // path of the master socket
-	Listeners string   // socket by which a HAProxy that listens on Socket hands its listeners over (stats socket, expose-fd); may be empty
 	Log       string   // file for HAProxy's own messages
 	AccessLog *os.File // becomes HAProxy's file descriptor 3; may be nil
 }
 
-// Child is HAProxy as a child of ours, in master-worker mode. Start and Stop exclude each other; Exited may be called at any time.
+// Child is HAProxy in master-worker mode, as a child of ours or adopted. Adopt, Start and Stop exclude each other; Exited may be called
+// at any time.
 type Child struct {
 	o        Options
 	master   Master
 	patience time.Duration // killAfter, but for tests
 	look     time.Duration // lookEvery, but for tests
 
-	acting sync.Mutex // held by Start and by Stop
+	acting sync.Mutex // held by Adopt, Start and Stop
 	mu     sync.Mutex
-	run    *run // what Start returned last; nil before
+	run    *run   // what Start or Adopt returned last; nil before
+	former []*run // those that were superseded and finish their last requests
 }
 
 // run is one HAProxy from its start to its end.
 type run struct {
-	cmd     *exec.Cmd
-	pid     int // of the master, and of its process group
+	cmd     *exec.Cmd // nil when it was adopted
+	pid     int       // of the master, and of its process group
+	ticks   uint64
 	logFrom int64
 	exited  chan error    // gets err
 	done    chan struct{} // closed when it was reaped
 	err     *ExitError    // how it ended; read after done
+
+	// Of one that was adopted:
+	pidfd  *os.File // waits for its end
+	fd     int      // the same as a number: File.Fd would make it blocking
+	socket string
+	args   []string
 
 	mu     sync.Mutex
 	reaped bool // then pid may be another's
@@ -89,58 +98,30 @@ func (c *Child) current() *run {
 }
 
 // Start starts HAProxy and waits until it has loaded the revision, has ended (then the error is an *ExitError with its own words),
-// or ctx ends (then it is stopped at once). It takes over the path of the master socket, whoever listened there. While the HAProxy
-// of an earlier Start runs it does nothing but say so.
+// or ctx ends (then it is stopped at once). While another HAProxy runs that was started with the same master socket, and was not
+// superseded, it does nothing but say so.
 func (c *Child) Start(ctx context.Context, revision string) (Identity, error) {
 	c.acting.Lock()
 	defer c.acting.Unlock()
 	if r := c.current(); r != nil && !r.ended() {
 		return Identity{}, fmt.Errorf("start haproxy: it runs already, as process %d", r.pid)
 	}
-	live, back, err := c.setAside()
-	if err != nil {
-		return Identity{}, err
+	if err := c.clear(); err != nil {
+		return Identity{}, fmt.Errorf("start haproxy: %w", err)
 	}
 	began := time.Now()
-	r, err := c.launch(live)
+	r, err := c.launch()
 	if err != nil {
-		return Identity{}, errors.Join(fmt.Errorf("start %s: %w", c.o.Binary, err), back(false))
+		return Identity{}, fmt.Errorf("start %s: %w", c.o.Binary, err)
 	}
 	worker, err := c.ready(ctx, r, revision)
-	if err = errors.Join(err, back(err == nil)); err != nil {
-		return Identity{}, fmt.Errorf("start haproxy: %w", err)
+	if err != nil {
+		return Identity{}, errors.Join(fmt.Errorf("start haproxy: %w", err), c.removeSocket())
 	}
 	c.mu.Lock()
 	c.run = r
 	c.mu.Unlock()
-	return Identity{Master: r.pid, Worker: worker, Started: began}, nil
-}
-
-// Aside is where the master socket of a HAProxy lies while another one takes over from it.
-func Aside(socket string) string { return socket + ".old" }
-
-// setAside clears the path of the master socket. A HAProxy that listens there gets it back when ours does not start: without its
-// socket nobody could ever take over from it.
-func (c *Child) setAside() (live bool, back func(started bool) error, err error) {
-	conn, err := net.DialTimeout("unix", c.o.Socket, time.Second)
-	if err != nil {
-		return false, func(started bool) error {
-			if started {
-				return nil
-			}
-			return c.removeSocket()
-		}, c.removeSocket()
-	}
-	aside := Aside(c.o.Socket)
-	if err := errors.Join(conn.Close(), os.Rename(c.o.Socket, aside)); err != nil {
-		return false, nil, fmt.Errorf("set the master socket of another HAProxy aside: %w", err)
-	}
-	return true, func(started bool) error {
-		if started {
-			return os.Remove(aside)
-		}
-		return os.Rename(aside, c.o.Socket)
-	}, nil
+	return Identity{Master: r.pid, Worker: worker, Started: began, Ticks: r.ticks}, nil
 }
 
 // ready waits until the process says that it has loaded the revision. After an error it has ended.
@@ -174,20 +155,22 @@ func (c *Child) ready(ctx context.Context, r *run, revision string) (worker int,
 	return 0, errors.Join(err, r.end(c.patience))
 }
 
-// launch starts the process; takeOver: with the listeners of the one that runs (management manual, section 3, option -x).
-func (c *Child) launch(takeOver bool) (*run, error) {
-	log, from, err := openLog(c.o.Log)
-	if err != nil {
-		return nil, err
-	}
+// args are what the binary is started with (management manual, section 3).
+func (c *Child) args() []string {
 	args := []string{"-W", "-db", "-S", c.o.Socket + ",mode,600"}
 	for _, f := range c.o.Files {
 		args = append(args, "-f", f)
 	}
-	if _, err := os.Stat(c.o.Listeners); takeOver && err == nil {
-		args = append(args, "-x", c.o.Listeners)
+	return args
+}
+
+// launch starts the process.
+func (c *Child) launch() (*run, error) {
+	log, from, err := openLog(c.o.Log)
+	if err != nil {
+		return nil, err
 	}
-	cmd := exec.Command(c.o.Binary, args...)
+	cmd := exec.Command(c.o.Binary, c.args()...)
 	cmd.Env = []string{} // nothing of ours; nil would be all of it
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -199,6 +182,10 @@ func (c *Child) launch(takeOver bool) (*run, error) {
 		return nil, errors.Join(err, log.Close())
 	}
 	r.pid = cmd.Process.Pid
+	if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.pid)); err == nil { // else it is not known to the next of us
+		st, _ := parseStat(data)
+		r.ticks = st.ticks
+	}
 	go r.watch(c.o.Log, c.patience) // ends with the process
 	if err := log.Close(); err != nil {
 		return nil, errors.Join(err, r.end(c.patience))
@@ -211,7 +198,7 @@ func (r *run) watch(log string, patience time.Duration) {
 	var killed []int
 	err := awaitExit(r.pid)
 	if err == nil {
-		killed, err = endRest(r.pid, patience)
+		killed, err = endRest(r, patience)
 	} else { // an odd system: it is waited for in the usual way, and what it left ends by itself
 		_, errWait := r.cmd.Process.Wait()
 		err = errors.Join(err, errWait)
@@ -238,25 +225,30 @@ func (r *run) ended() bool {
 	}
 }
 
-// Stop lets HAProxy finish its requests (SIGUSR1) until ctx ends, and then ends it at once (SIGTERM). It returns when nothing of it
-// is left. That something had to be killed is the only error: a process that ignores SIGTERM is broken. Without a running process
-// there is nothing to do.
+// Stop lets HAProxy finish its requests (SIGUSR1) until ctx ends, and then ends it at once (SIGTERM); also those that were superseded.
+// It returns when nothing of it is left. That something had to be killed is the only error: a process that ignores SIGTERM is broken.
+// Without a running process there is nothing to do.
 func (c *Child) Stop(ctx context.Context) error {
 	c.acting.Lock()
 	defer c.acting.Unlock()
-	r := c.current()
-	if r == nil {
+	runs := slices.Clone(c.former)
+	if r := c.current(); r != nil {
+		runs = append([]*run{r}, runs...)
+	}
+	if len(runs) == 0 {
 		return nil
 	}
-	if r.ended() {
-		return c.removeSocket()
-	}
-	if ctx.Err() == nil {
-		if err := r.drain(ctx, c.look); err != nil {
-			return err
+	var errs []error
+	for _, r := range runs {
+		if r.ended() {
+			continue
 		}
+		if ctx.Err() == nil {
+			errs = append(errs, r.drain(ctx, c.look))
+		}
+		errs = append(errs, r.end(c.patience))
 	}
-	return errors.Join(r.end(c.patience), c.removeSocket())
+	return errors.Join(append(errs, c.removeSocket())...)
 }
 
 // drain asks HAProxy to finish its requests, until it has ended, ctx ends, or nothing is left to finish.
@@ -295,7 +287,7 @@ func (r *run) drain(ctx context.Context, look time.Duration) error {
 // sockets tells whether a worker listens, and whether one has a connection: its line to the master is the only socket of one that
 // has nothing to do. Sockets that we may not see count as connections: then the drain only waits.
 func (r *run) sockets() (listening, busy bool) {
-	workers := members(r.pid)
+	workers := r.members()
 	for _, pid := range workers {
 		found, err := inodes(pid)
 		busy = busy || err != nil || len(found) > 1
@@ -347,8 +339,11 @@ func (r *run) end(patience time.Duration) error {
 func (r *run) signal(sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.reaped {
+	switch {
+	case r.reaped:
 		return nil
+	case r.cmd == nil:
+		return send(r.fd, r.pid, sig)
 	}
 	if err := unix.Kill(r.pid, sig); err != nil {
 		return fmt.Errorf("send %s to haproxy %d: %w", unix.SignalName(sig), r.pid, err)
@@ -360,8 +355,36 @@ func (r *run) signal(sig unix.Signal) error {
 func (r *run) signalAll(sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.reaped {
+	switch {
+	case r.reaped:
 		return nil
+	case r.cmd == nil:
+		return errors.Join(send(r.fd, r.pid, sig), r.signalRest(sig))
 	}
 	return signalGroup(r.pid, sig)
+}
+
+// signalRest goes to the group's processes but its leader. The leader of one that was adopted may be reaped by another at any moment,
+// and the group's number become a stranger's, so each process is looked at while it is held.
+func (r *run) signalRest(sig unix.Signal) error {
+	if r.cmd != nil {
+		return signalGroup(r.pid, sig) // an unreaped child of ours leads it
+	}
+	var errs []error
+	for _, pid := range r.members() {
+		errs = append(errs, signalOurs(pid, r.socket, sig))
+	}
+	return errors.Join(errs...)
+}
+
+// members lists the living processes of the group without its leader.
+func (r *run) members() []int {
+	pids := members(r.pid)
+	if r.cmd != nil {
+		return pids
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		args, _, ok := describe(pid)
+		return !ok || !isOurs(pid, args, r.socket)
+	})
 }

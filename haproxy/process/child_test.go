@@ -287,26 +287,3 @@ func TestFrozen(t *testing.T) {
 		b.ended()
 	})
 }
-
-// TestRetire: another's master is asked to end, a stranger never.
-func TestRetire(t *testing.T) {
-	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		b := newBed(t, h, "", teapot)
-		id := b.start()
-		if err := Retire(os.Getpid(), b.c.o.Socket); err == nil {
-			t.Fatal("a stranger was signalled")
-		}
-		if err := Retire(id.Master, b.c.o.Socket+"x"); err == nil {
-			t.Fatal("the HAProxy of another socket was signalled")
-		}
-		if err := Retire(id.Master, b.c.o.Socket); err != nil {
-			t.Fatal(err)
-		}
-		if e := b.exit(); e.Code != 0 {
-			t.Errorf("ended with %v", e)
-		}
-		if err := Retire(id.Master, b.c.o.Socket); err != nil {
-			t.Errorf("one that has ended: %v", err)
-		}
-	})
-}

@@ -23,15 +23,18 @@ const (
 
 // ExitError is how HAProxy's master ended.
 type ExitError struct {
-	Code   int            // exit code; above 128 the master tells so that a worker died by signal Code-128
-	Signal syscall.Signal // that ended the master itself, or 0
-	Output string         // HAProxy's own last words
-	Killed []int          // its processes that outlived the master and ignored SIGTERM: a fault
+	Code    int            // exit code; above 128 the master tells so that a worker died by signal Code-128
+	Signal  syscall.Signal // that ended the master itself, or 0
+	Adopted bool           // it was no child of ours, so that neither is known
+	Output  string         // HAProxy's own last words
+	Killed  []int          // its processes that outlived the master and ignored SIGTERM: a fault
 }
 
 func (e *ExitError) Error() string {
 	how := fmt.Sprintf("exit code %d", e.Code)
 	switch {
+	case e.Adopted:
+		how = "it ended; how is not known, because an earlier fnlb had started it"
 	case e.Signal != 0:
 		how = "its master was ended by " + signalName(e.Signal)
 	case e.Code > 128 && e.Code < 192:

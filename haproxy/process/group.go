@@ -33,36 +33,36 @@ func signalGroup(pgid int, sig unix.Signal) error {
 	return nil
 }
 
-// endRest ends what is left of a group whose leader has ended and is not reaped yet. Workers whose master was killed end by
+// endRest ends what is left of a group whose leader has ended; that of a child is not reaped yet. Workers whose master was killed end by
 // themselves within some 20 ms, with all connections (2.6, 3.0, 3.2, former workers too), so there is nothing to spare; only one
 // that is stopped or stuck stays, and would go on sharing its ports with the next HAProxy. It says which had to be killed.
-func endRest(pgid int, patience time.Duration) (killed []int, err error) {
-	rest := members(pgid)
+func endRest(r *run, patience time.Duration) (killed []int, err error) {
+	rest := r.members()
 	if len(rest) == 0 {
 		return nil, nil
 	}
-	if err := errors.Join(signalGroup(pgid, unix.SIGTERM), signalGroup(pgid, unix.SIGCONT)); err != nil {
+	if err := errors.Join(r.signalRest(unix.SIGTERM), r.signalRest(unix.SIGCONT)); err != nil {
 		return nil, err
 	}
-	if rest = awaitNone(pgid, patience); len(rest) == 0 {
+	if rest = awaitNone(r, patience); len(rest) == 0 {
 		return nil, nil
 	}
-	if err := signalGroup(pgid, unix.SIGKILL); err != nil {
+	if err := r.signalRest(unix.SIGKILL); err != nil {
 		return nil, err
 	}
-	if stay := awaitNone(pgid, patience); len(stay) > 0 {
-		return rest, fmt.Errorf("processes %v of haproxy %d survive SIGKILL", stay, pgid)
+	if stay := awaitNone(r, patience); len(stay) > 0 {
+		return rest, fmt.Errorf("processes %v of haproxy %d survive SIGKILL", stay, r.pid)
 	}
 	return rest, nil
 }
 
 // awaitNone waits until the leader is alone, or for limit; it returns who is still there.
-func awaitNone(pgid int, limit time.Duration) []int {
+func awaitNone(r *run, limit time.Duration) []int {
 	timer, tick := time.NewTimer(limit), time.NewTicker(groupPoll)
 	defer timer.Stop()
 	defer tick.Stop()
 	for {
-		rest := members(pgid)
+		rest := r.members()
 		if len(rest) == 0 {
 			return nil
 		}
@@ -120,15 +120,29 @@ func processes() []int {
 type procStat struct {
 	state                  byte
 	parent, group, threads int
+	ticks                  uint64 // when it was started, in the kernel's clock; exec does not change it
 }
 
 // ended: of a process of several threads the first may be a zombie while others still hold its files.
 func (s procStat) ended() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
 
-// parseStat reads "PID (NAME) STATE PPID PGRP … THREADS …"; the name may hold anything, brackets and spaces too.
+// clockTick is how many ticks a second has on all of Linux's platforms that Go knows (USER_HZ).
+const clockTick = 100
+
+// startTime turns ticks since the host's start into a time; it is for people.
+func startTime(ticks uint64) time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}
+	}
+	up := time.Duration(now.Nano())
+	return time.Now().Add(time.Duration(ticks)*(time.Second/clockTick) - up)
+}
+
+// parseStat reads "PID (NAME) STATE PPID PGRP … THREADS … START …"; the name may hold anything, brackets and spaces too.
 func parseStat(data []byte) (procStat, bool) {
 	f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(f) < 18 || len(f[0]) != 1 {
+	if len(f) < 20 || len(f[0]) != 1 {
 		return procStat{}, false
 	}
 	s := procStat{state: f[0][0]}
@@ -140,6 +154,10 @@ func parseStat(data []byte) (procStat, bool) {
 		if *n.to, err = strconv.Atoi(string(f[n.field])); err != nil {
 			return procStat{}, false
 		}
+	}
+	var err error
+	if s.ticks, err = strconv.ParseUint(string(f[19]), 10, 64); err != nil {
+		return procStat{}, false
 	}
 	return s, true
 }

@@ -83,6 +83,24 @@ func (c *Client) Loaded(ctx context.Context, revision string) (master, worker in
 	}
 }
 
+// Serving waits for an answer to who takes new connections and which revision that worker says it has loaded ("" when it says none);
+// only the end of ctx ends the waiting. With an error, what is known of the processes comes with it.
+func (c *Client) Serving(ctx context.Context) (p Processes, worker int, revision string, err error) {
+	var try attempts
+	for {
+		now, worker, revision, err := c.serving(ctx, &try)
+		if now.Master.PID != 0 {
+			p = now
+		}
+		if err == nil {
+			return p, worker, revision, nil
+		}
+		if errWait := try.wait(ctx); errWait != nil {
+			return p, 0, "", fmt.Errorf("%w, last seen: %w", errWait, err)
+		}
+	}
+}
+
 // ReloadError says that HAProxy refused to load its configuration; what was serving goes on.
 type ReloadError struct {
 	Output string // HAProxy's words; "" on 2.6, which says them only in its own log

@@ -60,7 +60,16 @@ func Binary(t *testing.T) string {
 	return path
 }
 
-// removeBinary is for TestMain.
+// Main runs the tests of a package that builds the binary, and removes it afterwards; for TestMain.
+func Main(m *testing.M) (code int) {
+	code = m.Run()
+	if err := removeBinary(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
+}
+
 func removeBinary() error {
 	path, err := binary()
 	if err != nil {

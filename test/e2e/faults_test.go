@@ -264,68 +264,6 @@ func TestFewFiles(t *testing.T) {
 	})
 }
 
-// TestTakeOver: fnlb is killed, HAProxy serves on, the next fnlb takes over, and no request is lost.
-func TestTakeOver(t *testing.T) {
-	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		n := three(t)
-		b := Start(t, h, "--nodes", list(n...))
-		b.WaitOnline(n...)
-		b.WaitApplied()
-		underLoad(t, b.Traffic, func() {
-			for range 2 {
-				old := b.Status().HAProxy
-				b.Signal(syscall.SIGKILL)
-				b.WaitExit()
-				mark := len(b.Log())
-				b.Run(h, "--nodes", list(n...))
-				mark = b.WaitLog(mark, "taking over", fmt.Sprint(old.Master))
-				b.WaitLog(mark, "haproxy started")
-				b.WaitOnline(n...)
-				b.WaitApplied()
-			}
-		})
-	})
-}
-
-// TestKilledWhileTakingOver: fnlb is killed again and again, also in the middle of taking over; in the end one HAProxy runs, and
-// after a clean stop none.
-func TestKilledWhileTakingOver(t *testing.T) {
-	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		n := three(t)
-		b := Start(t, h, "--nodes", list(n...))
-		b.WaitOnline(n...)
-		masters := map[int]bool{b.Status().HAProxy.Master: true}
-		aside := filepath.Join(b.Dir, "private", "master.sock.old")
-		for range 3 {
-			b.Signal(syscall.SIGKILL)
-			b.WaitExit()
-			mark := len(b.Log())
-			b.Run(h, "--nodes", list(n...))
-			b.WaitLog(mark, "taking over")
-			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-				if _, err := os.Lstat(aside); err == nil {
-					break
-				}
-			}
-		}
-		b.WaitOnline(n...)
-		st := b.WaitApplied()
-		masters[st.HAProxy.Master] = true
-		if status, node, _ := fetch(t, b.Traffic, "/"); status != 200 || node == "" {
-			t.Errorf("%d from %q", status, node)
-		}
-		var pids []int
-		for pid := range masters {
-			pids = append(pids, pid)
-		}
-		stopClean(t, b, pids...)
-		out, err := exec.Command("pgrep", "-f", filepath.Join(b.Dir, "private")).CombinedOutput()
-		if err == nil {
-			t.Errorf("left behind: %s", out)
-		}
-	})
-}
-
 // TestForeignReload: somebody overwrites the file and makes HAProxy load it; ours is put back and loaded again.
 func TestForeignReload(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {

@@ -1,0 +1,224 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/haproxy/process"
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+)
+
+// How long an adoption waits: for a master that has just been forked and loads its text, and for the worker of one that answers.
+const (
+	adoptLimit  = 30 * time.Second
+	workerLimit = 5 * time.Second
+	namesLimit  = 5 * time.Second // the first State waits this long for names of which it is not known where they are served
+)
+
+// Launch is how HAProxy is started. It is noted in applied.json: a HAProxy that would be started otherwise now is not adopted.
+type Launch struct {
+	Binary    string `json:"binary"`
+	AccessLog string `json:"access_log"`
+	User      string `json:"user"`
+}
+
+// adoption is what became of a HAProxy that was found.
+type adoption struct {
+	identity  process.Identity
+	info      runtime.Info
+	finishing bool      // it has closed its ports and only finishes requests
+	inForce   *accepted // what it has loaded, or what the files say where that is not certain
+	why       string    // why it has to load a text again; "" when all agrees
+	served    *served
+	took      time.Duration
+	err       error
+}
+
+// served is what an adopted HAProxy serves: these servers are admitted without a probe, so that what serves goes on serving.
+type served struct {
+	addrs map[netip.AddrPort]bool
+	names map[model.ServerKey]netip.AddrPort
+}
+
+// at is where a server is served; invalid when it is not known to be.
+func (v *served) at(s model.Server) netip.AddrPort {
+	switch {
+	case v == nil:
+	case s.Host != "":
+		return v.names[s.Key()]
+	case v.addrs[s.Addr()]:
+		return s.Addr()
+	}
+	return netip.AddrPort{}
+}
+
+// startAdopt begins to take over the HAProxy that was found, as the first apply.
+func (l *loop) startAdopt(found process.Identity) {
+	l.applying = true
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.cancelApply = cancel
+	l.task(func(context.Context) func() {
+		defer cancel()
+		begin := time.Now()
+		a := l.s.adopt(ctx, found)
+		a.took = time.Since(begin)
+		return func() {
+			l.applying = false
+			l.adopted(a, begin)
+		}
+	})
+}
+
+// adopt asks the HAProxy that was found what it has loaded, and compares. It changes nothing but files that are wrong.
+func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption {
+	a := adoption{identity: found}
+	procs, worker, revision, err := s.awaitWorker(ctx)
+	if err != nil {
+		a.err = fmt.Errorf("adopt: process %d is the HAProxy that an earlier fnlb left on this run directory, and it does not answer: %w; it was left as it is; end it with kill -USR1 %d, or kill -9 %d when that does not help, and start again",
+			found.Master, err, found.Master, found.Master)
+		return a
+	}
+	a.identity.Worker = worker
+	if a.info, err = s.o.Runtime.Info(ctx, worker); err == nil && a.info.Stopping {
+		a.finishing = true
+		return a
+	}
+	noted, errNoted := s.o.Files.Noted()
+	bundle, certain := s.o.Files.find(revision, noted)
+	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), uncertain: !certain}
+	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
+		s.o.Log.Warn("the text of the HAProxy that runs cannot be read", "error", err)
+		a.inForce.uncertain = true
+	}
+	switch {
+	case errNoted != nil:
+		a.why = "adopted, and what was applied is not known: " + errNoted.Error()
+	case noted.Revision != revision:
+		a.why = fmt.Sprintf("adopted, and HAProxy has loaded %q where %q was noted", revision, noted.Revision)
+	case noted.Master != procs.Master.PID, noted.Ticks != found.Ticks, noted.Worker != worker:
+		a.why = "adopted, and other processes run than were noted"
+	case a.inForce.uncertain:
+		a.why = "adopted, and the text on disk is not what HAProxy has loaded"
+	}
+	if certain {
+		if err := s.o.Files.restore(bundle, bundle.Revision()); err != nil {
+			s.o.Log.Warn("a file that was half replaced could not be put right", "error", err)
+		}
+	}
+	a.served = s.servedBy(ctx, worker, a.inForce.text)
+	return a
+}
+
+// awaitWorker waits for the worker that takes new connections. A master that answers and whose worker stays silent is adopted
+// with its text unknown: the reload that follows gives it another worker.
+func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, worker int, revision string, err error) {
+	limit := adoptLimit
+	for begin := time.Now(); ; {
+		attempt, cancel := context.WithTimeout(ctx, workerLimit)
+		procs, worker, revision, err = s.o.Runtime.Serving(attempt)
+		cancel()
+		switch {
+		case err == nil:
+			return procs, worker, revision, nil
+		case ctx.Err() != nil:
+			return procs, 0, "", err
+		case len(procs.Workers) > 0 && !errors.Is(err, runtime.ErrNoWorker):
+			worker = slices.MinFunc(procs.Workers, func(a, b runtime.Process) int { return a.Reloads - b.Reloads }).PID
+			return procs, worker, "", nil
+		case time.Since(begin) > limit:
+			return procs, 0, "", err
+		}
+	}
+}
+
+// servedBy lists the servers that the worker has, and those of the text that it is known to have loaded.
+func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *served {
+	v := &served{addrs: map[netip.AddrPort]bool{}, names: map[model.ServerKey]netip.AddrPort{}}
+	add := func(backend, name string, at netip.AddrPort) {
+		if at.IsValid() && at.Port() != 0 {
+			at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+			v.addrs[at], v.names[model.ServerKey{Service: backend, Name: name}] = true, at
+		}
+	}
+	for _, t := range text.Servers() {
+		add(t.Backend, t.Name, t.Addr)
+	}
+	_, rows, err := s.o.Runtime.ServersState(ctx, worker)
+	if err != nil {
+		s.o.Log.Warn("the servers of the HAProxy that runs are known from its text alone", "error", err)
+	}
+	for _, r := range rows {
+		add(r.Backend, r.Server, r.Addr)
+	}
+	return v
+}
+
+// adopted goes on with the HAProxy that was found, or without it.
+func (l *loop) adopted(a adoption, began time.Time) {
+	now := time.Now()
+	log, death := l.s.o.Log, l.death
+	l.death = nil
+	switch {
+	case death != nil:
+		log.Warn("the HAProxy that an earlier fnlb left has ended, another is started", "master", a.identity.Master, "how", death)
+		l.dirty(now)
+		return
+	case a.err != nil && !l.stopAt.IsZero(): // it was cut short on purpose
+		return
+	case a.err != nil:
+		l.failure, l.left = a.err, true
+		return
+	case a.finishing:
+		log.Warn("the HAProxy that an earlier fnlb left only finishes its last requests, another is started beside it", "master", a.identity.Master)
+		l.s.o.Process.Supersede()
+		l.dirty(now)
+		return
+	}
+	l.accepted, l.running, l.served = a.inForce, true, a.served
+	l.identity = a.identity
+	l.haproxy.Master, l.haproxy.Worker, l.haproxy.Started = a.identity.Master, a.identity.Worker, a.identity.Started
+	l.haproxy.MaxConn = a.info.MaxConn
+	if a.info.Version != "" {
+		l.haproxy.Version = a.info.Version
+	}
+	l.foreign, l.foreignWhy = a.why != "", a.why
+	if l.pinned != nil && l.pinned.revision != l.accepted.revision {
+		l.foreign, l.foreignWhy = true, "adopted, and it is frozen on another text"
+	}
+	l.namesBy = now.Add(namesLimit)
+	for _, m := range l.members { // a State that came before
+		if at := l.served.at(m.server); at.IsValid() && !m.admitted {
+			m.admitted, m.addr, m.health = true, at, model.Up
+		}
+	}
+	if l.have {
+		l.served = nil
+	}
+	l.observeAt = now
+	l.dirty(now)
+	l.setPhase(model.Serving)
+	reasons := []string{"fnlb was started again"}
+	if a.why != "" {
+		reasons = []string{a.why}
+	}
+	l.record(model.Apply{At: began, Method: model.Adopt, Reasons: reasons, Millis: millis(a.took), Worker: a.identity.Worker}, nil, a.took)
+	log.Info("adopted the HAProxy that an earlier fnlb left", "master", a.identity.Master, "worker", a.identity.Worker, "servers", len(a.served.addrs), "reload", l.foreign, "reasons", reasons, "ms", millis(a.took))
+}
+
+// awaitsNames reports whether a name is still looked up of which an adopted HAProxy may serve an address.
+func (l *loop) awaitsNames() bool {
+	for _, m := range l.members {
+		if m.server.Host != "" && !m.admitted && m.lastCheck == "" {
+			return true
+		}
+	}
+	return false
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,161 @@
+package chaos
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/fnlb/fnlb/test/e2e"
+)
+
+// fault is one thing that goes wrong. Its rows are those of the list of faults in ARCHITECTURE.md; 0 is a day's work.
+type fault struct {
+	row   int
+	name  string
+	kills bool // HAProxy itself is killed: requests fail until it serves again, and that time is measured
+	gets  bool // only requests that may be sent again are counted: a node dies with requests in its hands
+	cause func(w *world)
+}
+
+// faults are provoked in an order that the seed gives.
+var faults = []fault{
+	{name: "nodes come and go", cause: func(w *world) {
+		for range 1 + w.r.IntN(3) {
+			w.change()
+		}
+	}},
+	{name: "a new template", cause: func(w *world) {
+		w.edit("", "msg=reloaded")
+	}},
+	{row: 1, name: "hostile nodes", cause: hostileNodes},
+	{row: 3, name: "a broken template, then a good one", cause: func(w *world) {
+		w.edit([]string{"{{.Nope", "{{range .Services}}", "backend x\n  bogus 1", "{{.Absent.Field}}"}[w.r.IntN(4)], "what ran goes on")
+		w.edit("", "")
+	}},
+	{row: 4, name: "the port of a new listener is taken", cause: takenPort},
+	{row: 8, name: "fnlb killed while it applies", cause: func(w *world) {
+		w.change()
+		time.Sleep(time.Duration(w.r.IntN(120)) * time.Millisecond) // anywhere in the apply: that is the point
+		w.restart()
+	}},
+	{row: 9, name: "HAProxy's worker killed", kills: true, cause: func(w *world) {
+		w.signal(w.b.Status().HAProxy.Worker, syscall.SIGKILL)
+	}},
+	{row: 9, name: "HAProxy's master killed", kills: true, cause: func(w *world) {
+		w.signal(w.b.Status().HAProxy.Master, syscall.SIGKILL)
+	}},
+	{row: 10, name: "fnlb killed", cause: (*world).restart},
+	{row: 13, name: "a change during a reload", cause: func(w *world) {
+		w.edit("", "")
+		for range 3 {
+			w.change()
+		}
+	}},
+	{row: 13, name: "somebody else makes HAProxy reload", cause: func(w *world) {
+		mark := len(w.b.Log())
+		w.signal(w.b.Status().HAProxy.Master, syscall.SIGUSR2)
+		w.b.WaitLog(mark, "somebody else made HAProxy reload")
+	}},
+	{row: 24, name: "300 nodes that never pass, there and gone", cause: flood},
+	{row: 25, name: "200 slow clients of management", cause: slowClients},
+	{row: 30, name: "a node's check flaps", cause: flap},
+	{name: "a node dies and comes back", gets: true, cause: func(w *world) {
+		i := w.r.IntN(pooled)
+		n := w.nodes[i]
+		mark := len(w.b.Log())
+		n.Close()
+		w.b.WaitLog(mark, "is unhealthy", n.Addr)
+		back := e2e.NewNodeAt(w.t, n.Name, n.Addr)
+		delete(w.in, n)
+		w.nodes[i], w.in[back] = back, true
+	}},
+}
+
+// edit changes the template and waits for what the log then says; "" does not wait.
+func (w *world) edit(more, said string) {
+	w.t.Helper()
+	mark := len(w.b.Log())
+	w.template(more)
+	w.b.Signal(syscall.SIGHUP)
+	if said != "" {
+		w.b.WaitLog(mark, said)
+	}
+}
+
+// restart kills fnlb and starts it again.
+func (w *world) restart() {
+	w.t.Helper()
+	w.b.Signal(syscall.SIGKILL)
+	w.b.WaitExit()
+	w.b.Run(w.h, w.args...)
+}
+
+func hostileNodes(w *world) {
+	for _, bad := range []string{"", "h", "h:0", "h:70000", "a b:1", "http://h:1", "h:1\nglobal", `h":1`, "h:1 # x", "$HOME:1", "unix@/x", "169.254.169.254:80", w.b.Traffic} {
+		status, err := put(w.b.Mgmt, bad)
+		if err != nil || status < 400 || status > 499 {
+			w.t.Errorf("node %q: status %d %v", bad, status, err)
+		}
+	}
+}
+
+func takenPort(w *world) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.edit(fmt.Sprintf("frontend taken\n  bind %s\n  timeout client 1s", other.Addr()), "refused")
+	if err := other.Close(); err != nil {
+		w.t.Error(err)
+	}
+	w.edit("", "")
+}
+
+func flood(w *world) {
+	for _, method := range []string{"PUT", "DELETE"} {
+		for i := range 300 {
+			if err := call(w.b.Mgmt, method, fmt.Sprintf("127.1.%d.%d:9", i/200, i%200+1)); err != nil {
+				w.t.Error(err)
+				return
+			}
+		}
+	}
+}
+
+func slowClients(w *world) {
+	for i := range 200 {
+		c, err := net.Dial("tcp", w.b.Mgmt)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		defer c.Close() //nolint:errcheck // nothing of it matters
+		if _, err := c.Write([]byte([]string{"P", "PUT /1/lb/nodes HTTP/1.1\r\nX: ", "PUT /1/lb/nodes HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"}[i%3])); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.change()
+	w.settle()
+}
+
+// flap makes a node's checks fail and pass in turn; what it answers otherwise stays good.
+func flap(w *world) {
+	n := w.nodes[w.r.IntN(pooled)]
+	good, bad := `{"version":"0.0.300"}`, `{"version":"0.0.1"}`
+	for i := range 10 {
+		version := &bad
+		if i%2 == 1 {
+			version = &good
+		}
+		n.Version.Store(version)
+		time.Sleep(100 * time.Millisecond) // the fault is a rhythm
+	}
+}
+
+// files counts what a process has open.
+func files(pid int) (int, error) {
+	open, err := os.ReadDir(filepath.Join("/proc", fmt.Sprint(pid), "fd"))
+	return len(open), err
+}
