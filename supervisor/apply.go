@@ -29,7 +29,15 @@ type accepted struct {
 	state    model.State // what it shows
 	renderer Renderer    // nil: it was adopted, and no State has been applied since
 
-	uncertain bool // it was adopted, and is what the files say; HAProxy may have loaded something else
+	loaded    string // revision that the worker reports: that of the text it has read, before changes at run time
+	uncertain bool   // it was adopted, and is what the files say; HAProxy may have loaded something else
+}
+
+// loadedAs is the same configuration in a worker that reports the revision.
+func (a *accepted) loadedAs(revision string) *accepted {
+	b := *a
+	b.loaded, b.uncertain = revision, false
+	return &b
 }
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
@@ -46,6 +54,8 @@ type job struct {
 	back      bool      // a rollback: fixed is what was in force before, nil when only the disk knows it
 	lastState []byte    // `show servers state` as it was last seen, for a start
 	causes    causes    // who or what made it necessary
+	mayReload bool      // else a reload has to wait
+	leaving   map[serverName]leaving
 }
 
 // outcome is what became of a job.
@@ -61,6 +71,9 @@ type outcome struct {
 	err      error
 	final    bool  // the text itself is at fault: trying again is of no use
 	loading  bool  // HAProxy was told to take it
+	held     bool  // it needs a reload, which has to wait
+	again    bool  // the text in force was started again
+	partly   bool  // a change at run time was begun and is not complete
 	noted    error // why it could not be noted for the next start
 	began    time.Time
 	took     time.Duration
@@ -71,6 +84,7 @@ func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, inForce: l.accepted, method: model.Reload,
 		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy,
+		mayReload: l.mayReload(now), leaving: maps.Clone(l.leaving),
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -165,6 +179,10 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 			return
 		}
 	}
+	if out.method = out.live(); out.method == model.Reload && !out.mayReload {
+		out.held = true
+		return
+	}
 	if err := s.prepare(ctx, out, next); err != nil {
 		return
 	}
@@ -177,7 +195,11 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 		return
 	}
 	s.o.Files.at("loaded")
-	out.next = next
+	loaded := next.revision
+	if out.method == model.Runtime {
+		loaded = out.inForce.loaded
+	}
+	out.next = next.loadedAs(loaded)
 	out.noted = s.note(out)
 	s.o.Files.at("noted")
 }
@@ -185,7 +207,7 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(out *outcome) error {
 	n := Noted{
-		Revision: out.next.revision, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
+		Revision: out.next.revision, Loaded: out.next.loaded, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
 		Master: out.identity.Master, Ticks: out.identity.Ticks, Worker: out.worker, Started: out.identity.Started, At: out.began,
 	}
 	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
@@ -267,6 +289,17 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
+	if out.method == model.Runtime {
+		err := s.change(ctx, out)
+		if err == nil {
+			out.worker = out.job.worker
+			return nil
+		}
+		// The file is right already: whatever the worker has done of it, a reload makes good.
+		out.method, out.partly = model.Reload, true
+		out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
+		s.o.Log.Warn("not changed at run time, reloading", "error", err)
+	}
 	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
 	if err != nil {
 		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
@@ -304,7 +337,7 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 	}
 	out.loading = true
 	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
-		out.next = out.inForce
+		out.next, out.again = out.inForce.loadedAs(out.inForce.revision), true
 		out.noted = s.note(out)
 	}
 }
@@ -326,6 +359,11 @@ func (out *outcome) refuse(err error, final bool) { out.err, out.final = err, fi
 // done takes over what became of an apply.
 func (l *loop) done(out outcome) {
 	now := time.Now()
+	if out.held {
+		l.again(now, out)
+		l.waits = true
+		return
+	}
 	l.changed = true
 	a := model.Apply{
 		Revision: out.wanted, At: out.began, Method: out.method, Millis: float64(out.took.Microseconds()) / 1000,
@@ -358,7 +396,7 @@ func (l *loop) done(out outcome) {
 	}()
 	l.retry.reset()
 	first := l.accepted == nil
-	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
+	if out.fixed == nil && !out.again { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
 	if !first && out.renderer != l.accepted.renderer {
@@ -388,6 +426,13 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	}
 	l.haproxy.Worker = out.worker
 	l.observeAt, l.silences = now, 0
+	if out.method == model.Runtime {
+		l.changedAtRuntime(out, now)
+		l.applied = out.wanted
+		l.unnotable(out)
+		return
+	}
+	l.leaving = nil
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)
@@ -403,6 +448,11 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if first || out.method == model.Reload {
 		l.applied = out.wanted
 	}
+	l.unnotable(out)
+}
+
+// unnotable tells that the next fnlb will not know what is in force.
+func (l *loop) unnotable(out outcome) {
 	if out.noted != nil {
 		l.s.o.Log.Warn("applied, but not noted for the next start", "error", out.noted)
 	}
@@ -423,6 +473,10 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	if !l.running {
 		l.lost(death)
 		return
+	}
+	if out.partly { // what the worker has is no text of ours
+		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+		l.dirty(now)
 	}
 	if out.back {
 		if out.loading {
@@ -500,6 +554,8 @@ func (l *loop) tell(a model.Apply, out outcome) {
 		log.Debug("nothing to change")
 	case a.Method == model.Start:
 		log.Info("haproxy started", "reasons", a.Reasons, "master", out.identity.Master, "worker", a.Worker, "maxconn", out.maxConn, "servers", len(out.next.state.Servers))
+	case a.Method == model.Runtime:
+		log.Info("changed at run time", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
 	default:
 		log.Info("reloaded", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
 	}

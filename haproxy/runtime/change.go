@@ -58,6 +58,11 @@ func change(want Reply, words ...string) (Change, error) {
 	return Change{cmd, want}, err
 }
 
+// ShutdownSessions cuts all connections of clients that a server serves.
+func ShutdownSessions(backend, server string) (Change, error) {
+	return change(silence, "shutdown", "sessions", "server", backend+"/"+server)
+}
+
 // ChangeError says that HAProxy did not do what it was asked for.
 type ChangeError struct {
 	Command string

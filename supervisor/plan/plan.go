@@ -22,8 +22,9 @@ const (
 	NotDynamic    Cause = "not-dynamic"   // the backend's algorithm takes no servers at run time
 	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
 	Listeners     Cause = "listeners"
-	Settings      Cause = "settings" // anything else in the text
-	Files         Cause = "files"    // a certificate or another file beside the text
+	Settings      Cause = "settings"       // anything else in the text
+	RuntimeFailed Cause = "runtime-failed" // the worker did not do what the plan took for possible
+	Files         Cause = "files"          // a certificate or another file beside the text
 )
 
 // Reason says why a reload is needed: the cause, and what it is about.
@@ -42,20 +43,21 @@ func (r Reason) String() string {
 	return strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
 }
 
-// Plan is what it takes: nothing, steps at run time, or a reload.
+// Plan is what it takes: nothing, steps at run time, or a reload. A Plan without Reload may have no Steps although the texts differ:
+// then they mean the same.
 type Plan struct {
-	Steps  []Step   // in the order to take them; none where a reload is needed
-	Reload []Reason // why a reload is needed; none: it is not
+	Changes []Reason // what becomes of servers, for people
+	Steps   []Step   // in the order to take them; none where a reload is needed
+	Reload  []Reason // why a reload is needed; none: it is not
 }
 
-// Empty reports whether nothing is to be done.
-func (p Plan) Empty() bool { return len(p.Reload) == 0 && len(p.Steps) == 0 }
-
-// Reasons gives the reasons as people read them.
+// Reasons gives changes and reasons as people read them, each once.
 func (p Plan) Reasons() []string {
 	var out []string
-	for _, r := range p.Reload {
-		out = append(out, r.String())
+	for _, r := range slices.Concat(p.Changes, p.Reload) {
+		if s := r.String(); !slices.Contains(out, s) {
+			out = append(out, s)
+		}
 	}
 	return out
 }
@@ -83,25 +85,14 @@ func Make(inForce, next conf.Bundle) (Plan, error) {
 
 // compare adds what the difference of two texts takes.
 func (p *Plan) compare(was, now conf.Text) {
-	about, moved := servers(was, now), listeners(was, now)
-	same := slices.Equal(rest(was), rest(now))
-	if same && moved.Cause == "" && len(about) > 0 {
-		var why []Reason
-		if p.Steps, why = steps(was, now); len(why) == 0 {
-			return
-		}
-		p.add(about...)
-		for _, r := range why {
-			if !slices.ContainsFunc(about, func(a Reason) bool { return a.Cause == r.Cause }) {
-				p.add(r)
-			}
-		}
-		return
-	}
-	p.add(about...)
+	p.Changes = servers(was, now)
+	moved := listeners(was, now)
 	p.add(moved)
-	if !same || len(p.Reload) == 0 {
+	if !slices.Equal(rest(was), rest(now)) || moved.Cause == "" && len(p.Changes) == 0 {
 		p.add(Reason{Cause: Settings})
+	}
+	if len(p.Reload) == 0 {
+		p.Steps, p.Reload = steps(was, now)
 	}
 }
 

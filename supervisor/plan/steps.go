@@ -17,6 +17,7 @@ const (
 	Add                // with its checks, and takes requests at once
 	Weight
 	MaxConn
+	Return // of a server that was removed and is still there; never in a Plan
 )
 
 // Step changes one server of the running worker.
