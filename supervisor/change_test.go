@@ -132,7 +132,7 @@ func TestRuntimeWhileReloadsWait(t *testing.T) {
 		w.set(func() { w.old = 0 })
 		w.after(10 * time.Second)
 		if n := len(w.reloadTimes()); n != 1 || w.servers() != "b@192.0.2.2:80" {
-			t.Errorf("%d reloads, servers %q", n, w.servers())
+			t.Errorf("%d reloads, servers %q, log %s", n, w.servers(), w.log)
 		}
 		if err := w.stop(); err != nil {
 			t.Error(err)

@@ -212,7 +212,7 @@ func (l *loop) applyAt() time.Time {
 		if l.haproxy.OldWorkers >= maxOldWorkers {
 			return time.Time{} // the next observation looks again
 		}
-		return latest(l.notBefore, l.retry.at)
+		return latest(l.dirtyLast, l.notBefore, l.retry.at)
 	}
 	at := l.dirtyLast.Add(l.s.o.WaitMin)
 	if bound := l.dirtySince.Add(l.s.o.WaitMax); at.After(bound) {
@@ -325,7 +325,7 @@ func (l *loop) setPhase(p model.Phase) {
 
 // hold tells when reloads begin to wait for workers of earlier configurations, and when they go on.
 func (l *loop) hold() {
-	holding := l.running && l.frozen == nil && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
+	holding := l.running && l.frozen == nil && l.waits && l.haproxy.OldWorkers >= maxOldWorkers
 	if holding == l.holding {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/test/e2e"
 )
 
@@ -156,7 +157,14 @@ func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
 	defer cancel()
 	// The worker itself says what it has loaded.
-	master, worker, err := w.master.Loaded(ctx, conf.Bundle{Main: text}.Revision())
+	noted, err := (supervisor.Files{Dir: w.b.Dir}).Noted()
+	if err != nil {
+		return err.Error()
+	}
+	if revision := (conf.Bundle{Main: text}).Revision(); noted.Revision != revision {
+		return fmt.Sprintf("revision %s lies on disk, %s is noted", revision, noted.Revision)
+	}
+	master, worker, err := w.master.Loaded(ctx, noted.Loaded)
 	if err != nil {
 		return err.Error()
 	}
