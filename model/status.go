@@ -40,10 +40,11 @@ type Method string
 
 // The methods of an apply.
 const (
-	Start  Method = "start"
-	Adopt  Method = "adopt" // fnlb was started again and goes on with the HAProxy that runs
-	Reload Method = "reload"
-	Noop   Method = "noop" // the new State gives the text in force
+	Start   Method = "start"
+	Adopt   Method = "adopt" // fnlb was started again and goes on with the HAProxy that runs
+	Reload  Method = "reload"
+	Runtime Method = "runtime" // the worker that runs was changed, without a reload
+	Noop    Method = "noop"    // the new State gives the text in force
 
 	// These touch no process; they stand between the applies so that the list tells the whole story.
 	Froze  Method = "freeze"

@@ -127,25 +127,31 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 		}
 	}
 	noted, errNoted := s.o.Files.Noted()
-	bundle, certain := s.o.Files.find(revision, noted)
-	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), uncertain: !certain}
+	wanted := revision
+	if noted.Loaded == revision && noted.Worker == worker {
+		wanted = noted.Revision // it was changed at run time since it has loaded that
+	}
+	bundle, certain, whole := s.o.Files.find(wanted, noted)
+	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
 		s.o.Log.Warn("the text on disk cannot be read", "error", err)
 		a.inForce = &accepted{uncertain: true}
 	}
 	switch {
-	case s.o.External && !a.inForce.uncertain: // others start it, so that its processes mean nothing
+	case s.o.External && !a.inForce.uncertain && whole: // others start it, so that its processes mean nothing
 	case s.o.External:
 		a.why = "HAProxy has loaded another text"
 	case errNoted != nil:
 		a.why = "adopted, and what was applied is not known: " + errNoted.Error()
-	case noted.Revision != revision:
-		a.why = fmt.Sprintf("adopted, and HAProxy has loaded %q where %q was noted", revision, noted.Revision)
+	case noted.Loaded != revision:
+		a.why = fmt.Sprintf("adopted, and HAProxy has loaded %q where %q was noted", revision, noted.Loaded)
 	case noted.Master != procs.Master.PID, noted.Ticks != found.Ticks, noted.Worker != worker:
 		a.why = "adopted, and other processes run than were noted"
 	case a.inForce.uncertain:
 		a.why = "adopted, and the text on disk is not what HAProxy has loaded"
+	case !whole:
+		a.why = "adopted, and a change was cut short: how much of it the worker has is not known"
 	}
 	if certain {
 		if err := s.o.Files.restore(bundle, bundle.Revision()); err != nil {
@@ -194,7 +200,9 @@ func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *
 		s.o.Log.Warn("the servers of the HAProxy that runs are known from its text alone", "error", err)
 	}
 	for _, r := range rows {
-		add(r.Backend, r.Server, r.Addr)
+		if !r.Maint { // such a one has left, and waits for its deletion
+			add(r.Backend, r.Server, r.Addr)
+		}
 	}
 	return v
 }

@@ -29,7 +29,15 @@ type accepted struct {
 	state    model.State // what it shows
 	renderer Renderer    // nil: it was adopted, and no State has been applied since
 
-	uncertain bool // it was adopted, and is what the files say; HAProxy may have loaded something else
+	loaded    string // revision that the worker reports: that of the text it has read, before changes at run time
+	uncertain bool   // it was adopted, and is what the files say; HAProxy may have loaded something else
+}
+
+// loadedAs is the same configuration in a worker that reports the revision.
+func (a *accepted) loadedAs(revision string) *accepted {
+	b := *a
+	b.loaded, b.uncertain = revision, false
+	return &b
 }
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
@@ -48,6 +56,8 @@ type job struct {
 	lastState   []byte    // `show servers state` as it was last seen, for a start
 	silentSince time.Time // HAProxy has not answered since; zero: it answers
 	causes      causes    // who or what made it necessary
+	mayReload   bool      // else a reload has to wait
+	leaving     map[serverName]leaving
 }
 
 // outcome is what became of a job.
@@ -64,6 +74,9 @@ type outcome struct {
 	err      error
 	final    bool  // the text itself is at fault: trying again is of no use
 	loading  bool  // HAProxy was told to take it
+	held     bool  // it needs a reload, which has to wait
+	again    bool  // the text in force was started again
+	partly   bool  // a change at run time was begun and is not complete
 	noted    error // why it could not be noted for the next start
 	began    time.Time
 	took     time.Duration
@@ -74,6 +87,7 @@ func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, abilities: l.abilities, inForce: l.accepted, method: model.Reload,
 		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy, silentSince: l.silentSince,
+		mayReload: l.mayReload(now), leaving: maps.Clone(l.leaving),
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -140,6 +154,9 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 // put makes a configuration the one in force.
 func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	var err error
+	if out.method == model.Runtime { // an earlier attempt of this apply was refused
+		out.method = model.Reload
+	}
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
 		out.next = next
 		return
@@ -149,6 +166,10 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 			out.refuse(err, true)
 			return
 		}
+	}
+	if out.method = out.live(); out.method == model.Reload && !out.mayReload {
+		out.held = true
+		return
 	}
 	if out.err = s.awake(out); out.err != nil {
 		return
@@ -165,7 +186,11 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 		return
 	}
 	s.o.Files.at("loaded")
-	out.next = next
+	loaded := next.revision
+	if out.method == model.Runtime {
+		loaded = out.inForce.loaded
+	}
+	out.next = next.loadedAs(loaded)
 	out.noted = s.note(out)
 	s.o.Files.at("noted")
 }
@@ -173,7 +198,7 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(out *outcome) error {
 	n := Noted{
-		Revision: out.next.revision, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
+		Revision: out.next.revision, Loaded: out.next.loaded, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
 		Master: out.identity.Master, Ticks: out.identity.Ticks, Worker: out.worker, Started: out.identity.Started, At: out.began,
 	}
 	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
@@ -255,6 +280,17 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
+	if out.method == model.Runtime {
+		err := s.change(ctx, out)
+		if err == nil {
+			out.worker = out.job.worker
+			return nil
+		}
+		// The file is right already: whatever the worker has done of it, a reload makes good.
+		out.method, out.partly = model.Reload, true
+		out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
+		s.o.Log.Warn("not changed at run time, reloading", "error", err)
+	}
 	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
 	if err != nil {
 		if held := s.silence(ctx, out, err); held != nil {
@@ -297,7 +333,7 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 	}
 	out.loading = true
 	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
-		out.next = out.inForce
+		out.next, out.again = out.inForce.loadedAs(out.inForce.revision), true
 		out.noted = s.note(out)
 	}
 }
@@ -319,6 +355,15 @@ func (out *outcome) refuse(err error, final bool) { out.err, out.final = err, fi
 // done takes over what became of an apply.
 func (l *loop) done(out outcome) {
 	now := time.Now()
+	if out.held {
+		l.again(now, out)
+		l.waits = true
+		if death := l.death; death != nil {
+			l.death = nil
+			l.lost(death)
+		}
+		return
+	}
 	l.changed = true
 	if errors.As(out.err, new(*heldError)) {
 		l.held(now, out)
@@ -359,7 +404,7 @@ func (l *loop) done(out outcome) {
 	l.retry.reset()
 	l.isolate(out)
 	first := l.accepted == nil
-	if out.fixed == nil && !(out.method == model.Start && out.next == l.accepted) { // those say nothing about what is wanted
+	if out.fixed == nil && !out.again { // those say nothing about what is wanted
 		l.refused, l.lastRefusal = nil, ""
 	}
 	if !first && !l.unreadable && out.renderer != l.accepted.renderer {
@@ -390,6 +435,13 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	l.haproxy.Worker = out.worker
 	l.observeAt = now
 	l.answers()
+	if out.method == model.Runtime {
+		l.changedAtRuntime(out, now)
+		l.applied = out.wanted
+		l.unnotable(out)
+		return
+	}
+	l.leaving = nil
 	l.untried = nil
 	for _, b := range out.untried {
 		l.untried = append(l.untried, b.Raw)
@@ -405,6 +457,11 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if first || out.method == model.Reload {
 		l.applied = out.wanted
 	}
+	l.unnotable(out)
+}
+
+// unnotable tells that the next fnlb will not know what is in force.
+func (l *loop) unnotable(out outcome) {
 	if out.noted != nil {
 		l.s.o.Log.Warn("applied, but not noted for the next start", "error", out.noted)
 	}
@@ -425,6 +482,10 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	if !l.running {
 		l.lost(death)
 		return
+	}
+	if out.partly { // what the worker has is no text of ours
+		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+		l.dirty(now)
 	}
 	if out.back {
 		if out.loading {
@@ -504,6 +565,8 @@ func (l *loop) tell(a model.Apply, out outcome) {
 		log.Debug("nothing to change")
 	case a.Method == model.Start:
 		log.Info("haproxy started", "reasons", a.Reasons, "master", out.identity.Master, "worker", a.Worker, "maxconn", out.maxConn, "servers", len(out.next.state.Servers))
+	case a.Method == model.Runtime:
+		log.Info("changed at run time", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
 	default:
 		log.Info("reloaded", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
 	}

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ type world struct {
 	reloadTakes time.Duration
 	failStart   error
 	failReload  error
+	changes     []string // at run time
+	failApply   error
+	busy        map[string]bool // server that cannot be deleted yet
 	old         int             // workers of earlier configurations
 	down        map[string]bool // server name → HAProxy finds it down
 	silent      bool            // the worker does not answer
@@ -75,6 +79,7 @@ type textRenderer struct {
 	broken error
 	files  map[string]conf.File
 	failAt string // a server here cannot be rendered
+	live   bool   // servers can come and go at run time; else each change is a reload
 }
 
 func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
@@ -83,6 +88,9 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\nfrontend f\n  bind :80\nbackend s\n", r.title)
+	if !r.live {
+		b.WriteString("  balance static-rr\n")
+	}
 	for _, s := range st.Servers {
 		if r.failAt == s.Addr().String() {
 			return conf.Bundle{}, errors.New("template: no such field")
@@ -357,6 +365,32 @@ func (r *fakeRuntime) Reload(ctx context.Context, _ string) (int, error) {
 	r.worker++
 	(*world)(r).load()
 	return r.worker, nil
+}
+
+// Apply keeps what it was told; the servers that the worker then has are those of the file, which is in place by now.
+func (r *fakeRuntime) Apply(_ context.Context, worker int, list []runtime.Change) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range list {
+		r.changes = append(r.changes, c.String())
+	}
+	if r.failApply != nil || !r.alive || worker != r.worker {
+		return cmp.Or(r.failApply, errors.New("no such worker"))
+	}
+	revision := r.revision
+	(*world)(r).load()
+	r.revision = revision
+	return nil
+}
+
+func (r *fakeRuntime) DelServer(_ context.Context, _ int, backend, server string) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy[server] {
+		return false, nil
+	}
+	r.changes = append(r.changes, "del server "+backend+"/"+server)
+	return true, nil
 }
 
 func (r *fakeRuntime) Processes(context.Context) (runtime.Processes, error) {

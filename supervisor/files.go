@@ -283,6 +283,7 @@ func ensure(name string, data []byte, mode fs.FileMode) error {
 // Noted is what the next fnlb needs to know about the HAProxy that it may find.
 type Noted struct {
 	Revision string    `json:"revision"`
+	Loaded   string    `json:"loaded"` // what the worker reports: another one after changes at run time
 	Config   string    `json:"config"`
 	Files    []string  `json:"files,omitempty"` // of the bundle
 	Master   int       `json:"master_pid"`
@@ -307,7 +308,8 @@ func (f Files) Noted() (Noted, error) {
 
 // find looks for the bundle of this revision: the text in place, or the last good one when fnlb was killed in the middle of an apply.
 // Where it is neither, what the files give is returned, and false.
-func (f Files) find(revision string, noted Noted) (conf.Bundle, bool) {
+// The last one says whether it is the text in place.
+func (f Files) find(revision string, noted Noted) (b conf.Bundle, found, inPlace bool) {
 	all := f.present()
 	var first conf.Bundle
 	for i, name := range []string{f.Config, f.Last()} {
@@ -324,14 +326,14 @@ func (f Files) find(revision string, noted Noted) (conf.Bundle, bool) {
 		maps.DeleteFunc(recorded, func(name string, _ conf.File) bool { return !slices.Contains(noted.Files, name) })
 		for _, files := range []map[string]conf.File{recorded, mentioned, all} {
 			if b := (conf.Bundle{Main: text, Files: files}); b.Revision() == revision {
-				return b, true
+				return b, true, i == 0
 			}
 		}
 		if i == 0 {
 			first = conf.Bundle{Main: text, Files: mentioned}
 		}
 	}
-	return first, false
+	return first, false, true
 }
 
 // present reads the files of bundles that are there. One that cannot be read is left out: then no revision fits.

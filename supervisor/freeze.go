@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/fnlb/fnlb/model"
@@ -195,7 +196,7 @@ func (l *loop) rollback(o order) {
 	}
 	j := job{
 		renderer: l.accepted.renderer, inForce: l.accepted, method: model.Reload, worker: l.haproxy.Worker, lastState: l.observed.raw,
-		foreign: l.foreign, back: true, fixed: l.previous, silentSince: l.silentSince,
+		foreign: l.foreign, back: true, fixed: l.previous, silentSince: l.silentSince, mayReload: true, leaving: maps.Clone(l.leaving),
 	}
 	if l.previous != nil {
 		j.wanted = l.previous.state.Revision

@@ -237,6 +237,29 @@ func TestKilledAtEachStep(t *testing.T) {
 	})
 }
 
+// serves compares the servers of the worker that takes new connections with the nodes.
+func serves(t *testing.T, client *runtime.Client, nodes []string) {
+	t.Helper()
+	_, worker, _, err := client.Serving(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, err := client.ServersState(t.Context(), worker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, r := range rows {
+		if !r.Maint {
+			have = append(have, r.Addr.String())
+		}
+	}
+	slices.Sort(have)
+	if want := slices.Sorted(slices.Values(nodes)); !slices.Equal(have, want) {
+		t.Errorf("the worker serves %v, wanted are %v", have, want)
+	}
+}
+
 func killedAt(t *testing.T, p killPlan, nodes []string) {
 	dir, err := os.MkdirTemp("", "su") // short, for the socket
 	if err != nil {
@@ -284,12 +307,13 @@ func killedAt(t *testing.T, p killPlan, nodes []string) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(files.Config)
-	if err != nil || string(text) != string(want.Main) || revision != want.Revision() {
-		t.Errorf("HAProxy has %s, wanted is %s; the file is\n%s %v", revision, want.Revision(), text, err)
+	if err != nil || string(text) != string(want.Main) {
+		t.Errorf("wanted is %s; the file is\n%s %v", want.Revision(), text, err)
 	}
-	if noted, err := files.Noted(); err != nil || noted.Revision != revision || noted.Master != procs.Master.PID {
-		t.Errorf("noted %+v, %v", noted, err)
+	if noted, err := files.Noted(); err != nil || noted.Revision != want.Revision() || noted.Loaded != revision || noted.Master != procs.Master.PID {
+		t.Errorf("HAProxy has %s, wanted is %s, noted %+v, %v", revision, want.Revision(), noted, err)
 	}
+	serves(t, client, nodes)
 	cmd := second.cmd
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Error(err)

@@ -52,7 +52,10 @@ type loop struct {
 	retry                 backoff
 	loadFailures          backoff // of reloads that HAProxy refused
 	restart               backoff
+	waits                 bool // what is to be done needs a reload, which is not allowed yet
 	holding               bool // reloads wait for old workers
+	leaving               map[serverName]leaving
+	reaping               bool // a task deletes servers that left
 	foreign               bool // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
 	foreignWhy            string
 	applying              bool
@@ -218,7 +221,7 @@ func (l *loop) dirty(now time.Time, why ...string) {
 	if l.dirtySince.IsZero() {
 		l.dirtySince = now
 	}
-	l.dirtyLast = now
+	l.dirtyLast, l.waits = now, false
 }
 
 // applyAt is when the next apply is due; zero when there is nothing to apply.
@@ -233,8 +236,14 @@ func (l *loop) applyAt() time.Time {
 	if !l.running && l.accepted != nil {
 		return l.restart.at // HAProxy died: first the text in force is started again
 	}
-	if l.running && (l.haproxy.OldWorkers >= maxOldWorkers || len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
-		return time.Time{} // the next observation looks again; a thaw
+	if l.running && (len(l.orders) > 0 || l.frozen != nil && !l.foreign) {
+		return time.Time{} // a thaw
+	}
+	if l.running && l.waits {
+		if l.haproxy.OldWorkers >= maxOldWorkers {
+			return time.Time{} // the next observation looks again
+		}
+		return latest(l.dirtyLast, l.notBefore, l.retry.at)
 	}
 	if l.running && l.halted != 0 {
 		return time.Time{} // the next observation lets it go on
@@ -252,7 +261,12 @@ func (l *loop) applyAt() time.Time {
 	if l.running && !l.silentSince.IsZero() {
 		at = latest(at, l.silentSince.Add(silentMost))
 	}
-	return latest(at, l.notBefore, l.retry.at)
+	return latest(at, l.retry.at)
+}
+
+// mayReload reports whether a reload is allowed now: not while many workers of earlier ones live, and not too soon after the last.
+func (l *loop) mayReload(now time.Time) bool {
+	return l.haproxy.OldWorkers < maxOldWorkers && !now.Before(l.notBefore)
 }
 
 // schedule starts what is due.
@@ -280,6 +294,7 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	}
 	if l.observes() && !now.Before(l.observeAt) {
 		l.observe()
+		l.reap(now)
 	}
 }
 
@@ -364,7 +379,7 @@ func (l *loop) setPhase(p model.Phase) {
 
 // hold tells when reloads begin to wait for workers of earlier configurations, and when they go on.
 func (l *loop) hold() {
-	holding := l.running && l.frozen == nil && !l.dirtySince.IsZero() && l.haproxy.OldWorkers >= maxOldWorkers
+	holding := l.running && l.frozen == nil && l.waits && l.haproxy.OldWorkers >= maxOldWorkers
 	if holding == l.holding {
 		return
 	}

@@ -32,6 +32,8 @@ type Process interface {
 // Runtime is HAProxy's master socket: haproxy/runtime.Client.
 type Runtime interface {
 	Reload(ctx context.Context, revision string) (worker int, err error) // verified
+	Apply(ctx context.Context, worker int, changes []runtime.Change) error
+	DelServer(ctx context.Context, worker int, backend, server string) (gone bool, err error)
 	Processes(ctx context.Context) (runtime.Processes, error)
 	Serving(ctx context.Context) (p runtime.Processes, worker int, revision string, err error)
 	ServersState(ctx context.Context, worker int) (raw []byte, rows []runtime.ServerState, err error)

@@ -14,6 +14,7 @@ type Text struct{ Sections []Section }
 // directives such as .if).
 type Section struct {
 	Kind, Name string // such as "backend", "be"; Name may be empty
+	From       string // the defaults section that it names with "from"; "" for none
 	No         int    // line number, from 1
 	Lines      []Line
 }
@@ -51,6 +52,9 @@ func Parse(text []byte) (Text, error) {
 			s := Section{Kind: words[0], No: no}
 			if len(words) > 1 && !(s.Kind == "defaults" && words[1] == "from") {
 				s.Name = words[1]
+			}
+			if n := len(words); n > 2 && words[n-2] == "from" {
+				s.From = words[n-1]
 			}
 			t.Sections = append(t.Sections, s)
 		default:

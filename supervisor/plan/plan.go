@@ -14,13 +14,17 @@ type Cause string
 
 // The causes of a reload.
 const (
-	ServerAdded   Cause = "server-added"
-	ServerRemoved Cause = "server-removed"
+	ServerAdded   Cause = "server-added"   // told beside other causes
+	ServerRemoved Cause = "server-removed" // told beside other causes
 	ServerChanged Cause = "server-changed"
-	IDCollision   Cause = "id-collision" // a newcomer changed another server's id, its place in the ring
+	ServerOption  Cause = "server-option" // a word that `add server` does not take, or means something else there
+	ServerOrder   Cause = "server-order"  // balance first goes by the order of the lines
+	NotDynamic    Cause = "not-dynamic"   // the backend's algorithm takes no servers at run time
+	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
 	Listeners     Cause = "listeners"
-	Settings      Cause = "settings" // anything else in the text
-	Files         Cause = "files"    // a certificate or another file beside the text
+	Settings      Cause = "settings"       // anything else in the text
+	RuntimeFailed Cause = "runtime-failed" // the worker did not do what the plan took for possible
+	Files         Cause = "files"          // a certificate or another file beside the text
 )
 
 // Reason says why a reload is needed: the cause, and what it is about.
@@ -39,17 +43,21 @@ func (r Reason) String() string {
 	return strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
 }
 
-// Plan is what it takes: nothing, or a reload.
-type Plan struct{ Reload []Reason }
+// Plan is what it takes: nothing, steps at run time, or a reload. A Plan without Reload may have no Steps although the texts differ:
+// then they mean the same.
+type Plan struct {
+	Changes []Reason // what becomes of servers, for people
+	Steps   []Step   // in the order to take them; none where a reload is needed
+	Reload  []Reason // why a reload is needed; none: it is not
+}
 
-// Empty reports whether nothing is to be done.
-func (p Plan) Empty() bool { return len(p.Reload) == 0 }
-
-// Reasons gives the reasons as people read them.
+// Reasons gives changes and reasons as people read them, each once.
 func (p Plan) Reasons() []string {
 	var out []string
-	for _, r := range p.Reload {
-		out = append(out, r.String())
+	for _, r := range slices.Concat(p.Changes, p.Reload) {
+		if s := r.String(); !slices.Contains(out, s) {
+			out = append(out, s)
+		}
 	}
 	return out
 }
@@ -66,14 +74,26 @@ func Make(inForce, next conf.Bundle) (Plan, error) {
 		if err != nil {
 			return Plan{}, fmt.Errorf("plan: new text: %w", err)
 		}
-		p.add(servers(was, now)...)
-		p.add(listeners(was, now))
-		if !slices.Equal(rest(was), rest(now)) || p.Empty() {
-			p.add(Reason{Cause: Settings})
-		}
+		p.compare(was, now)
 	}
 	p.add(files(inForce.Files, next.Files))
+	if len(p.Reload) > 0 {
+		p.Steps = nil
+	}
 	return p, nil
+}
+
+// compare adds what the difference of two texts takes.
+func (p *Plan) compare(was, now conf.Text) {
+	p.Changes = servers(was, now)
+	moved := listeners(was, now)
+	p.add(moved)
+	if !slices.Equal(rest(was), rest(now)) || moved.Cause == "" && len(p.Changes) == 0 {
+		p.add(Reason{Cause: Settings})
+	}
+	if len(p.Reload) == 0 {
+		p.Steps, p.Reload = steps(was, now)
+	}
 }
 
 func (p *Plan) add(reasons ...Reason) {
@@ -88,6 +108,7 @@ type serverKey struct{ backend, name string }
 
 func (k serverKey) String() string { return k.backend + "/" + k.name }
 
+// servers tells what becomes of servers, for people.
 func servers(was, now conf.Text) []Reason {
 	old := map[serverKey]conf.Server{}
 	for _, s := range was.Servers() {
@@ -113,9 +134,13 @@ func servers(was, now conf.Text) []Reason {
 			removed = append(removed, key.String())
 		}
 	}
-	return []Reason{
-		reason(ServerAdded, added), reason(ServerRemoved, removed), reason(ServerChanged, changed), reason(IDCollision, moved),
+	var out []Reason
+	for _, r := range []Reason{reason(ServerAdded, added), reason(ServerRemoved, removed), reason(ServerChanged, changed), reason(IDCollision, moved)} {
+		if r.Cause != "" {
+			out = append(out, r)
+		}
 	}
+	return out
 }
 
 func listeners(was, now conf.Text) Reason {
@@ -173,7 +198,7 @@ func reason(c Cause, about []string) Reason {
 func rest(t conf.Text) []string {
 	var out []string
 	for _, s := range t.Sections {
-		out = append(out, s.Kind+" "+s.Name)
+		out = append(out, s.Kind+" "+s.Name+" from "+s.From)
 		for _, l := range s.Lines {
 			switch {
 			case len(l.Words) == 0, l.Words[0] == "server":

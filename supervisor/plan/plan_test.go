@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,8 @@ frontend f
   default_backend s
 backend s
   balance uri path-only
+  hash-type consistent
+  default-server inter 3s
   server a 192.0.2.1:80 id 5
   server b 192.0.2.2:80 id 9
 `
@@ -25,10 +28,26 @@ func TestMake(t *testing.T) {
 		text  string
 		files map[string]conf.File
 		want  []string
+		live  bool // without a reload
+		steps []Step
 	}{
-		"nothing":                     {text: base},
-		"server added":                {text: base + "  server c 192.0.2.3:80 id 7\n", want: []string{"server-added s/c"}},
-		"server removed":              {text: edit("  server a 192.0.2.1:80 id 5\n", ""), want: []string{"server-removed s/a"}},
+		"nothing": {text: base, live: true},
+		"server added": {text: base + "  server c 192.0.2.3:80 id 7 weight 5 check\n", want: []string{"server-added s/c"}, live: true,
+			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("check id 7 inter 3s weight 5"), Checked: true}}},
+		"another option":         {text: base + "  server c 192.0.2.3:80 id 7 cookie x\n", want: []string{"server-added s/c", "server-option s/c cookie"}},
+		"without id":             {text: base + "  server c 192.0.2.3:80\n", want: []string{"server-added s/c", "server-option s/c without id"}},
+		"a name":                 {text: base + "  server c web:80 id 7\n", want: []string{"server-added s/c", "server-option s/c web:80"}},
+		"weight":                 {text: edit("id 5", "id 5 weight 20"), want: []string{"server-changed s/a"}, live: true, steps: []Step{{Kind: Weight, Backend: "s", Server: "a", Value: "20"}}},
+		"words in another order": {text: edit("192.0.2.1:80 id 5", "192.0.2.1:80 inter 3s id 5"), want: []string{"server-changed s/a"}, live: true},
+		"its address is given on": {text: edit("server a 192.0.2.1:80 id 5", "server c 192.0.2.1:80 id 6"), want: []string{"server-added s/c", "server-removed s/a"}, live: true, steps: []Step{
+			{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")},
+			{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.1:80", Options: strings.Fields("id 6 inter 3s")},
+		}},
+		"one for another": {text: edit("server a 192.0.2.1:80 id 5", "server c 192.0.2.3:80 id 6"), want: []string{"server-added s/c", "server-removed s/a"}, live: true, steps: []Step{
+			{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 6 inter 3s")},
+			{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")},
+		}},
+		"server removed":              {text: edit("  server a 192.0.2.1:80 id 5\n", ""), want: []string{"server-removed s/a"}, live: true, steps: []Step{{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")}}},
 		"server moved":                {text: edit("192.0.2.1:80", "192.0.2.8:80"), want: []string{"server-changed s/a"}},
 		"a newcomer takes an id":      {text: edit("id 9\n", "id 10\n  server c 192.0.2.3:80 id 9\n"), want: []string{"server-added s/c", "id-collision s/b"}},
 		"listener":                    {text: edit("bind 127.0.0.1:80", "bind 127.0.0.1:81"), want: []string{"listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
@@ -46,8 +65,11 @@ func TestMake(t *testing.T) {
 			if got := p.Reasons(); !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
-			if p.Empty() != (len(test.want) == 0) {
-				t.Errorf("empty: %v", p.Empty())
+			if live := len(p.Reload) == 0; live != test.live {
+				t.Errorf("reload for %v", p.Reload)
+			}
+			if !reflect.DeepEqual(p.Steps, test.steps) {
+				t.Errorf("steps %+v, want %+v", p.Steps, test.steps)
 			}
 		})
 	}

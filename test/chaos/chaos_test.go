@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"sync"
 	"testing"
@@ -27,11 +28,12 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 		end := time.Now().Add(long / 3)
-		order := w.r.Perm(len(faults))
+		of := chosen(t)
+		order := w.r.Perm(len(of))
 		for i := 0; i < len(order) || time.Now().Before(end); i++ {
-			f := &faults[w.r.IntN(len(faults))]
+			f := of[w.r.IntN(len(of))]
 			if i < len(order) {
-				f = &faults[order[i]]
+				f = of[order[i]]
 			}
 			all.add(h.Version, f, w.provoke(f))
 			if t.Failed() {
@@ -71,9 +73,30 @@ func settings(t *testing.T) (seed uint64, long time.Duration) {
 	return seed, long
 }
 
+// chosen are the faults whose names FNLB_CHAOS_ONLY matches, a regular expression.
+func chosen(t *testing.T) (of []*fault) {
+	t.Helper()
+	only, err := regexp.Compile(os.Getenv("FNLB_CHAOS_ONLY"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range faults {
+		if only.MatchString(faults[i].name) {
+			of = append(of, &faults[i])
+		}
+	}
+	if len(of) == 0 {
+		t.Fatalf("no fault is called %s", only)
+	}
+	return of
+}
+
 // provoke lets a fault happen under load and waits until all is well again.
 func (w *world) provoke(f *fault) step {
 	w.t.Helper()
+	if f.kills {
+		w.calm()
+	}
 	ctx, stop := context.WithCancel(w.t.Context())
 	defer stop()
 	groups := []load.Group{

@@ -3,5 +3,6 @@
 // wanted are the same again.
 //
 // Its test is seeded and bounded. Within `go test` each fault comes once; `make chaos` goes on for minutes and writes docs/faults.md.
-// FNLB_CHAOS_TIME (a duration, for all versions together), FNLB_CHAOS_SEED (a number) and FNLB_CHAOS_REPORT (a file) steer it.
+// FNLB_CHAOS_TIME (a duration, for all versions together), FNLB_CHAOS_SEED (a number), FNLB_CHAOS_ONLY (a regular expression for the names
+// of faults) and FNLB_CHAOS_REPORT (a file) steer it.
 package chaos

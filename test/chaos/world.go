@@ -18,6 +18,7 @@ import (
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/test/e2e"
 )
 
@@ -109,7 +110,15 @@ func (w *world) wanted() map[string]bool {
 // settle waits until nothing drifts.
 func (w *world) settle() {
 	w.t.Helper()
-	w.b.Eventually(w.drift)
+	last := ""
+	w.b.Eventually(func() string {
+		why := w.drift()
+		if why != "" && why != last {
+			w.t.Logf("%s %s", time.Now().Format("05.000"), why)
+		}
+		last = why
+		return why
+	})
 }
 
 // drift says what is not yet as it should be: what is wanted, what HAProxy's worker serves, what its file says and what fnlb tells
@@ -153,10 +162,17 @@ func (w *world) drift() string {
 }
 
 func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool) string {
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 250*time.Millisecond) // it is asked again
 	defer cancel()
 	// The worker itself says what it has loaded.
-	master, worker, err := w.master.Loaded(ctx, conf.Bundle{Main: text}.Revision())
+	noted, err := (supervisor.Files{Dir: w.b.Dir}).Noted()
+	if err != nil {
+		return err.Error()
+	}
+	if revision := (conf.Bundle{Main: text}).Revision(); noted.Revision != revision {
+		return fmt.Sprintf("revision %s lies on disk, %s is noted", revision, noted.Revision)
+	}
+	master, worker, err := w.master.Loaded(ctx, noted.Loaded)
 	if err != nil {
 		return err.Error()
 	}
@@ -180,6 +196,12 @@ func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool
 }
 
 func keys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
+
+// calm waits until HAProxy has run for so long that its next death counts as the first: a second one soon after waits on purpose.
+func (w *world) calm() {
+	w.t.Helper()
+	w.b.WaitStatus(func(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second })
+}
 
 // signal sends a signal to a process of HAProxy.
 func (w *world) signal(pid int, sig syscall.Signal) {

@@ -1,0 +1,188 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/runtime"
+	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor/plan"
+)
+
+// changes puts the steps of a plan into commands, in their order. A server is added in maintenance, then its checks are switched on,
+// then it takes requests: it counts as up until its first check says otherwise, as a server of a new text does.
+func changes(steps []plan.Step) ([]runtime.Change, error) {
+	var out []runtime.Change
+	var errs []error
+	add := func(c runtime.Change, err error) {
+		out = append(out, c)
+		errs = append(errs, err)
+	}
+	for _, s := range steps {
+		switch s.Kind {
+		case plan.Add:
+			add(runtime.AddServer(s.Backend, s.Server, s.Address, s.Options...))
+			if s.Checked {
+				add(runtime.EnableHealth(s.Backend, s.Server))
+			}
+			add(runtime.Ready(s.Backend, s.Server))
+		case plan.Return:
+			add(runtime.Ready(s.Backend, s.Server))
+		case plan.Remove:
+			add(runtime.Maint(s.Backend, s.Server))
+		case plan.Weight:
+			add(runtime.SetWeight(s.Backend, s.Server, s.Value))
+		case plan.MaxConn:
+			add(runtime.SetMaxConn(s.Backend, s.Server, s.Value))
+		default:
+			errs = append(errs, fmt.Errorf("step %d is not known", s.Kind))
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// leaving is a server that was taken out of a running worker and has to be deleted there. It is never changed.
+type leaving struct {
+	step  plan.Step // that took it out
+	since time.Time
+}
+
+// serverName names a server as HAProxy does.
+type serverName struct{ backend, server string }
+
+// change takes the steps of a plan in the running worker. On error some of them may have been taken.
+func (s *Supervisor) change(ctx context.Context, out *outcome) error {
+	steps, err := s.makeRoom(ctx, out)
+	if err != nil {
+		return err
+	}
+	cmds, err := changes(steps)
+	if err != nil {
+		return err
+	}
+	return s.o.Runtime.Apply(ctx, out.job.worker, cmds)
+}
+
+// makeRoom looks after servers that are to be added while one of their name or id is still leaving: the same server only has to be
+// ready again, another one has to be gone first.
+func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, error) {
+	if len(out.leaving) == 0 {
+		return out.plan.Steps, nil
+	}
+	ids := map[string]serverName{}
+	for name, l := range out.leaving {
+		if id := idOf(l.step); id != "" {
+			ids[name.backend+" "+id] = name
+		}
+	}
+	steps := slices.Clone(out.plan.Steps)
+	for i, step := range steps {
+		if step.Kind != plan.Add {
+			continue
+		}
+		name := serverName{step.Backend, step.Server}
+		was, known := out.leaving[name]
+		if known && was.step.Address == step.Address && slices.Equal(was.step.Options, step.Options) {
+			steps[i].Kind = plan.Return
+			continue
+		}
+		if other, taken := ids[step.Backend+" "+idOf(step)]; taken {
+			name, known = other, true
+		}
+		if !known {
+			continue
+		}
+		switch gone, err := s.o.Runtime.DelServer(ctx, out.job.worker, name.backend, name.server); {
+		case err != nil:
+			return nil, err
+		case !gone:
+			return nil, fmt.Errorf("server %s/%s cannot be added while %s still has connections", step.Backend, step.Server, name.server)
+		}
+	}
+	return steps, nil
+}
+
+func idOf(s plan.Step) string {
+	if i := slices.Index(s.Options, "id"); i >= 0 && i+1 < len(s.Options) {
+		return s.Options[i+1]
+	}
+	return ""
+}
+
+// changedAtRuntime notes what a change of the running worker did.
+func (l *loop) changedAtRuntime(out outcome, now time.Time) {
+	if l.leaving == nil {
+		l.leaving = map[serverName]leaving{}
+	}
+	for _, s := range out.plan.Steps {
+		name := serverName{s.Backend, s.Server}
+		switch s.Kind {
+		case plan.Remove:
+			l.leaving[name] = leaving{s, now}
+		case plan.Add:
+			delete(l.leaving, name)
+		}
+	}
+}
+
+// reapMost is how many servers one round of deletions tries.
+const reapMost = 50
+
+// reap tries to delete servers that are leaving, in a task. One that still has connections, or idle ones in HAProxy's pool, is tried
+// again after the next observation. After hard-stop-after its connections are cut, as those of an old worker would be.
+func (l *loop) reap(now time.Time) {
+	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running {
+		return
+	}
+	l.reaping = true
+	worker := l.haproxy.Worker
+	due := make(map[serverName]leaving, min(len(l.leaving), reapMost))
+	for name, v := range l.leaving { // which ones first makes no difference: all come to their turn
+		if due[name] = v; len(due) == reapMost {
+			break
+		}
+	}
+	l.task(func(ctx context.Context) func() {
+		var gone []serverName
+		var failed error
+		for name, v := range due {
+			if l.s.o.HardStop > 0 && now.Sub(v.since) > l.s.o.HardStop {
+				cut, err := runtime.ShutdownSessions(name.backend, name.server)
+				if err == nil {
+					err = l.s.o.Runtime.Apply(ctx, worker, []runtime.Change{cut})
+				}
+				failed = errors.Join(failed, err)
+			}
+			ok, err := l.s.o.Runtime.DelServer(ctx, worker, name.backend, name.server)
+			failed = errors.Join(failed, err)
+			if ok {
+				gone = append(gone, name)
+			}
+		}
+		return func() {
+			l.reaping = false
+			if worker != l.haproxy.Worker {
+				return
+			}
+			for _, name := range gone {
+				if l.leaving[name].since.Equal(due[name].since) {
+					delete(l.leaving, name)
+				}
+			}
+			if failed != nil {
+				l.s.o.Log.Debug("servers that left are not deleted yet", "error", failed)
+			}
+		}
+	})
+}
+
+// live says by what method a planned change reaches HAProxy.
+func (out *outcome) live() model.Method {
+	if out.method == model.Reload && !out.foreign && len(out.plan.Reload) == 0 {
+		return model.Runtime
+	}
+	return out.method
+}

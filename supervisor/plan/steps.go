@@ -1,0 +1,164 @@
+package plan
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/fnlb/fnlb/haproxy/conf"
+)
+
+// Kind is what a Step does.
+type Kind uint8
+
+// The steps that a running worker can take.
+const (
+	Remove Kind = iota // no new requests; those that run finish, and the server is deleted when it can be
+	Add                // with its checks, and takes requests at once
+	Weight
+	MaxConn
+	Return // of a server that was removed and is still there; never in a Plan
+)
+
+// Step changes one server of the running worker.
+type Step struct {
+	Kind            Kind
+	Backend, Server string
+	Address         string   // of Add, and of Remove where it could be added again
+	Options         []string // the same: words for `add server`
+	Checked         bool     // the same: its health checks are to be switched on
+	Value           string   // of Weight and MaxConn
+}
+
+// steps says how a running worker comes from one text to another that differs in server lines only. Reasons say why it cannot.
+func steps(was, now conf.Text) (out []Step, why []Reason) {
+	before, after := was.Pools(), now.Pools()
+	var removals, additions, changes []Step
+	freed := map[netip.AddrPort]int{} // which removal frees an address
+	var taken []int                   // removals that must come first
+	refuse := func(cause Cause, about string) { why = append(why, Reason{Cause: cause, About: []string{about}}) }
+	for i, next := range after {
+		old := map[string]conf.Member{}
+		for _, m := range before[i].Members {
+			old[m.Name] = m
+		}
+		same := map[string]bool{}
+		var joined []conf.Member
+		for _, m := range next.Members {
+			o, known := old[m.Name]
+			if !known {
+				joined = append(joined, m)
+				continue
+			}
+			same[m.Name] = true
+			if slices.Equal(o.Words, m.Words) && slices.Equal(o.Options, m.Options) {
+				continue
+			}
+			changed, ok := alter(o, m)
+			if !ok {
+				refuse(cause(o, m), key(m))
+			}
+			changes = append(changes, changed...)
+		}
+		for _, m := range before[i].Members {
+			if !same[m.Name] {
+				freed[m.Addr] = len(removals)
+				gone, word := add(before[i], m)
+				if word != "" {
+					gone = Step{Backend: m.Backend, Server: m.Name}
+				}
+				gone.Kind = Remove
+				removals = append(removals, gone)
+			}
+		}
+		if len(joined) > 0 || len(same) < len(before[i].Members) {
+			if word := dynamic(next); word != "" {
+				refuse(NotDynamic, next.Name+" "+word)
+			}
+		}
+		for _, m := range joined {
+			step, word := add(next, m)
+			if word != "" {
+				refuse(ServerOption, key(m)+" "+word)
+				continue
+			}
+			if r, ok := freed[m.Addr]; ok && m.Addr.IsValid() {
+				taken = append(taken, r)
+			}
+			additions = append(additions, step)
+		}
+		if !ordered(before[i], next) {
+			refuse(ServerOrder, next.Name)
+		}
+	}
+	if len(why) > 0 {
+		return nil, why
+	}
+	// A removal that frees an address comes before the addition that takes it; otherwise capacity must not dip.
+	var first, last []Step
+	for i, r := range removals {
+		if slices.Contains(taken, i) {
+			first = append(first, r)
+		} else {
+			last = append(last, r)
+		}
+	}
+	return slices.Concat(first, additions, changes, last), nil
+}
+
+func key(m conf.Member) string { return m.Backend + "/" + m.Name }
+
+// cause is why a changed server needs a reload.
+func cause(o, m conf.Member) Cause {
+	if o.ID != m.ID && o.Raw == m.Raw {
+		return IDCollision
+	}
+	return ServerChanged
+}
+
+// add is the step for a new server, or the word that stands in the way.
+func add(p conf.Pool, m conf.Member) (Step, string) {
+	o, word := read(m.Options)
+	if word != "" {
+		return Step{}, word
+	}
+	if !m.Addr.IsValid() {
+		return Step{}, m.Raw // a name, a socket, an offset: not proven to be the same at run time
+	}
+	if _, keyed := o["hash-key"]; hashed(p) && m.ID == 0 && !keyed {
+		return Step{}, "without id" // the worker and the file would choose different ones
+	}
+	_, checked := o["check"]
+	return Step{Kind: Add, Backend: m.Backend, Server: m.Name, Address: m.Addr.String(), Options: o.words(), Checked: checked}, ""
+}
+
+// alter gives the steps from one line of a server to another, where only its weight or maxconn differ.
+func alter(o, m conf.Member) ([]Step, bool) {
+	was, unknown := read(o.Options)
+	now, unknownNow := read(m.Options)
+	if unknown != "" || unknownNow != "" || o.Raw != m.Raw {
+		return nil, false
+	}
+	var out []Step
+	for kind, name := range map[Kind]string{Weight: "weight", MaxConn: "maxconn"} {
+		value, given := now[name]
+		if value != was[name] {
+			if !given {
+				value = map[Kind]string{Weight: "1", MaxConn: "0"}[kind]
+			}
+			out = append(out, Step{Kind: kind, Backend: m.Backend, Server: m.Name, Value: value})
+		}
+		delete(was, name)
+		delete(now, name)
+	}
+	slices.SortFunc(out, func(a, b Step) int { return int(a.Kind) - int(b.Kind) })
+	return out, maps.Equal(was, now)
+}
+
+// ordered reports whether the order of the lines makes no difference: only `balance first` goes by it.
+func ordered(was, now conf.Pool) bool {
+	if len(now.Balance) == 0 || now.Balance[0] != "first" {
+		return true
+	}
+	return slices.EqualFunc(was.Members, now.Members, func(a, b conf.Member) bool { return a.Name == b.Name })
+}
