@@ -228,10 +228,10 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	l.obey()
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
-		case !l.applying:
+		case !l.busy(), !l.applying && now.Sub(l.stopAt) > applyGrace: // who looks at files must not write them after the end
 			l.stop(hard)
 			return
-		case !l.running || now.Sub(l.stopAt) > applyGrace:
+		case l.applying && (!l.running || now.Sub(l.stopAt) > applyGrace):
 			l.cancelApply()
 		}
 	}
@@ -265,7 +265,7 @@ func (l *loop) next(now time.Time) time.Time {
 		sooner(latest(l.mendAt, now))
 	}
 	if !l.stopAt.IsZero() && !l.stopping {
-		if l.applying {
+		if l.busy() {
 			sooner(latest(now, l.stopAt.Add(applyGrace+time.Millisecond)))
 		} else {
 			sooner(l.stopAt)
