@@ -90,7 +90,7 @@ func (l *loop) startApply(now time.Time) {
 		work = (*Supervisor).startAgain
 	case l.frozen != nil: // somebody else made HAProxy reload
 		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
-		j.causes = l.causes.take(causeForeign)
+		j.causes = l.causes.take(l.foreignWhy)
 	default:
 		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
@@ -471,7 +471,7 @@ func (l *loop) reasons(out outcome) []string {
 	if reasons := out.plan.Reasons(); len(reasons) > 0 || !out.foreign {
 		return reasons
 	}
-	return []string{causeForeign}
+	return []string{l.foreignWhy}
 }
 
 // tell writes the one line of an apply.

@@ -50,6 +50,7 @@ type loop struct {
 	restart               backoff
 	holding               bool // reloads wait for old workers
 	foreign               bool // somebody else made HAProxy reload: ours has to be loaded again, changed or not
+	foreignWhy            string
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	observing             bool
