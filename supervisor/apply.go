@@ -108,7 +108,7 @@ func (l *loop) startApply(now time.Time) {
 		if l.pinned != nil {
 			j.fixed = l.pinned
 		}
-		j.causes = l.causes.take(causeForeign)
+		j.causes = l.causes.take(l.foreignWhy)
 	default:
 		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}

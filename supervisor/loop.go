@@ -275,14 +275,14 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	l.obey()
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
-		case !l.applying:
+		case !l.busy(), !l.applying && now.Sub(l.stopAt) > applyGrace: // who looks at files must not write them after the end
 			l.stop(hard)
 			return
 		case now.Sub(l.stopAt) > applyGrace+abandonGrace:
 			l.s.o.Log.Error("an apply hangs, as on a disk that does not answer: stopping without it")
 			l.stop(hard)
 			return
-		case !l.running || now.Sub(l.stopAt) > applyGrace:
+		case l.applying && (!l.running || now.Sub(l.stopAt) > applyGrace):
 			l.cancelApply()
 		}
 	}
@@ -318,7 +318,7 @@ func (l *loop) next(now time.Time) time.Time {
 	}
 	if !l.stopAt.IsZero() && !l.stopping {
 		due := l.stopAt
-		if l.applying {
+		if l.busy() {
 			due = l.stopAt.Add(applyGrace + time.Millisecond)
 			if !now.Before(due) { // it was cancelled
 				due = due.Add(abandonGrace)

@@ -242,7 +242,7 @@ func (l *loop) saw(o observation) {
 		} else {
 			log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		}
-		l.reopened = false
+		l.reopened, l.foreignWhy = false, cause
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
 		l.foreign, l.foreignWhy = true, cause // what it has loaded may be anything: ours is loaded again
 		l.dirty(time.Now(), cause)

@@ -30,3 +30,20 @@ func FuzzReadNode(f *testing.F) {
 		}
 	})
 }
+
+// The same for readReason, which takes an empty body as well.
+func FuzzReadReason(f *testing.F) {
+	for _, s := range []string{``, ` `, `{"reason":"x"}`, `{"reason":"x","reason":"y"}`, `{"node":"h:1"}`, `{"reason":null}`, `{"reason":"\u0000"}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		reason, err := readReason(body)
+		if err != nil || strings.TrimSpace(string(body)) == "" {
+			return
+		}
+		var want map[string]string
+		if err := json.Unmarshal(body, &want); err != nil || len(want) != 1 || want["reason"] != reason {
+			t.Errorf("%q: read %q, encoding/json has %q, %v", body, reason, want, err)
+		}
+	})
+}
