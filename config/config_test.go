@@ -205,3 +205,27 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestTemplate: the default place counts when a file is there, and is looked at later when none is; a template that was named is the
+// only one.
+func TestTemplate(t *testing.T) {
+	for _, c := range []struct {
+		args            []string
+		there           string // the file that exists
+		place           string // of the default
+		file, appearing string
+	}{
+		{nil, "", "", "", "/haproxy.tmpl"},
+		{nil, "/haproxy.tmpl", "", "/haproxy.tmpl", "/haproxy.tmpl"},
+		{nil, "/haproxy.tmpl", "/x.tmpl", "", "/x.tmpl"},
+		{[]string{"--template=mine.tmpl"}, "/haproxy.tmpl", "", "mine.tmpl", ""},
+		{[]string{"--template="}, "", "", "", "/haproxy.tmpl"},
+	} {
+		h := host()
+		h.Template, h.Exists = c.place, func(file string) bool { return file == c.there }
+		s, _, err := Parse(c.args, h, none)
+		if err != nil || s.Template != c.file || s.Appears != c.appearing {
+			t.Errorf("%v: %q and %q, %v", c.args, s.Template, s.Appears, err)
+		}
+	}
+}

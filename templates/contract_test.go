@@ -96,7 +96,7 @@ func TestContract(t *testing.T) {
 			lines = append(lines, path+" "+elem.String())
 		}
 	}
-	available := new(budget).functions()
+	available := (&budget{}).functions()
 	for _, f := range Functions() {
 		lines = append(lines, fmt.Sprintf("%s %T", f.Name, available[f.Name]))
 	}

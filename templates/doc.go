@@ -5,5 +5,7 @@
 // renamed or given another type (a test holds the list). Data has strings and numbers alone, all of which were parsed to a
 // type or pass conf.Quote, so that no value can end its line. What cannot be rendered safely is an error that names the row.
 //
-// A template runs bounded in time and output, because a user's may loop for ever.
+// A template runs bounded in time, output, depth and the size of its values, because a user's may loop for ever; what it does wrong
+// is an *Error with the place. The bundle leads each line of the text back to the line of the template that made it, and directives
+// that HAProxy has dropped are replaced where one line does exactly the same, with a note.
 package templates

@@ -22,7 +22,7 @@ func Functions() []Function {
 }
 
 // budget bounds what the functions of one rendering make: a template could double a value until the memory ends.
-type budget struct{ made int } // bytes
+type budget struct{ left int } // bytes
 
 // functions are ours, and those of text/template that make strings, bounded.
 func (b *budget) functions() template.FuncMap {
@@ -56,8 +56,8 @@ func (b *budget) spend(s string) (string, error) {
 	if len(s) > maxValue {
 		return "", fmt.Errorf("a value has more than %d bytes", maxValue)
 	}
-	if b.made += len(s); b.made > maxValues {
-		return "", fmt.Errorf("all values together have more than %d bytes", maxValues)
+	if b.left -= len(s); b.left < 0 {
+		return "", errors.New("all values together have too many bytes")
 	}
 	return s, nil
 }

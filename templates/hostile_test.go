@@ -247,16 +247,16 @@ func TestLimits(t *testing.T) {
 		{"recursion through blocks", "{{define \"a\"}}" + nested + "{{template \"a\"}}" + strings.Repeat("{{end}}", 300) + "{{end}}{{template \"a\"}}",
 			"more than 200 deep"},
 		{"nested blocks", "\n" + strings.Repeat("{{if true}}", 600) + strings.Repeat("{{end}}", 600), "user.tmpl:2: its blocks are nested more than 500 deep"},
-		{"nested ranges", strings.Repeat("{{range 1}}", 20000) + strings.Repeat("{{end}}", 20000), "more than 500 deep"},
-		{"open blocks", strings.Repeat("{{if 1}}", MaxSource/8), "user.tmpl:1"},
+		{"nested ranges", strings.Repeat("{{range 1}}", 5000) + strings.Repeat("{{end}}", 5000), "more than 500 deep"},
+		{"open blocks", strings.Repeat("{{if 1}}", 10000), "user.tmpl:1"},
 		{"parentheses", "{{" + strings.Repeat("(", MaxSource-2), "user.tmpl:1"},
 		{"large template", strings.Repeat("x", MaxSource+1), "it has more than 1048576 bytes"},
-		{"much text", "\n{{range 100000000}}" + strings.Repeat("x", 1<<19) + "{{end}}", "user.tmpl:2: its text has more than 67108864 bytes"},
-		{"many lines", "\n{{range 100000000}}\n\n\n\n\n\n\n\n{{end}}", "user.tmpl:2: its text has more than 2097152 lines"},
+		{"much text", "\n{{range 100000000}}" + strings.Repeat("x", 1<<19) + "{{end}}", "user.tmpl:2: its text has more than 4194304 bytes"},
+		{"many lines", "\n{{range 100000000}}\n\n\n\n\n\n\n\n{{end}}", "user.tmpl:2: its text has more than 65536 lines"},
 		{"a gigabyte by values", "{{$x := printf \"%1000000d\" 1}}\n{{range 100000}}\n{{$x}}{{end}}", "user.tmpl:3: its text has more than"},
 		{"large value", "{{$x := \"aaaaaaaa\"}}{{range 60}}{{$x = printf \"%s%s\" $x $x}}{{end}}", "more than 1048576 bytes"},
 		{"large value by print", "{{$x := \"aaaaaaaa\"}}{{range 60}}{{$x = print $x $x}}{{end}}", "more than 1048576 bytes"},
-		{"many values", "{{$x := printf \"%1000000d\" 1}}\n" + strings.Repeat("{{$y := print $x}}\n", 20000), "all values together have more than 268435456 bytes"},
+		{"many values", "{{$x := printf \"%1000000d\" 1}}\n" + strings.Repeat("{{$y := print $x}}\n", 100), "all values together have too many bytes"},
 		{"many verbs", "\n{{printf \"" + strings.Repeat("%1000000d", 100) + "\" 1}}", "at most 64 are possible"},
 		{"many arguments", "\n{{$x := printf \"%1000000d\" 1}}{{print" + strings.Repeat(" $x", 1000) + "}}", "at most 64 are possible"},
 		{"quote", "\n{{quote \"a\\nb\"}}", "user.tmpl:2"},
@@ -266,9 +266,9 @@ func TestLimits(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			tmpl, err := Parse("user.tmpl", []byte(c.text))
 			if err == nil {
-				tmpl.limit = time.Hour // for a busy machine
+				tmpl.limits = limits{time: time.Hour, text: 4 << 20, lines: 1 << 16, values: 16 << 20} // for a busy machine
 				if strings.HasPrefix(c.name, "loop") {
-					tmpl.limit = 100 * time.Millisecond
+					tmpl.limits.time = 100 * time.Millisecond
 				}
 				var b conf.Bundle
 				if b, err = tmpl.Render(sample(8081), sampleGlobals(), abilities(t, "2.6")); len(b.Main) > 0 {
@@ -292,15 +292,15 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestLimitOfTime: users' templates have 5 s.
-func TestLimitOfTime(t *testing.T) {
+// TestStandardLimits: what a user's template has; test/e2e reaches them.
+func TestStandardLimits(t *testing.T) {
 	t.Parallel()
-	tmpl, err := Parse("user.tmpl", []byte("{{range 1000000000000}}{{end}}"))
+	tmpl, err := Parse("user.tmpl", []byte("x"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tmpl.limit != 5*time.Second {
-		t.Errorf("the limit is %s", tmpl.limit)
+	if want := (limits{time: 5 * time.Second, text: 64 << 20, lines: 2 << 20, values: 256 << 20}); tmpl.limits != want {
+		t.Errorf("the limits are %+v", tmpl.limits)
 	}
 }
 
@@ -326,7 +326,7 @@ func FuzzTemplate(f *testing.F) {
 		tmpl, err := Parse("fuzz.tmpl", []byte(source))
 		var b conf.Bundle
 		if err == nil {
-			tmpl.limit = 200 * time.Millisecond
+			tmpl.limits = limits{time: 200 * time.Millisecond, text: 4 << 20, lines: 1 << 16, values: 16 << 20}
 			b, err = tmpl.Render(sample(8081, addrs("192.0.2.1:80")...), sampleGlobals(), abilities(t, "2.6"))
 		}
 		var placed *Error

@@ -162,14 +162,14 @@ func (o *output) Write(b []byte) (int, error) {
 			}
 		}
 		if (m.kind == enter || m.kind == loop) && time.Now().After(o.end) {
-			return 0, o.of.errorAt(o.line, fmt.Errorf("it ran for more than %s", o.of.limit))
+			return 0, o.of.errorAt(o.line, fmt.Errorf("it ran for more than %s", o.of.limits.time))
 		}
 	}
-	if o.text.Len()+len(b) > maxText {
-		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d bytes", maxText))
+	if o.text.Len()+len(b) > o.of.limits.text {
+		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d bytes", o.of.limits.text))
 	}
-	if len(o.lines) > maxLines {
-		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d lines", maxLines))
+	if len(o.lines) > o.of.limits.lines {
+		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d lines", o.of.limits.lines))
 	}
 	o.text.Write(b)
 	o.follow(b, known && m.kind == text)

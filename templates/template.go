@@ -11,18 +11,24 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// The limits of a template and of one rendering. They hold memory and stack far below what would take the process down.
+// The limits of a template and of one call of a function. They hold memory and stack far below what would take the process down.
 const (
-	MaxSource  = 1 << 20   // bytes of a template; its parser recurses
-	maxNesting = 500       // of if, with, range and else within each other
-	maxCalls   = 200       // of templates within each other
-	maxText    = 64 << 20  // bytes of the whole text
-	maxLines   = 2 << 20   // of the whole text
-	maxValue   = 1 << 20   // bytes of one value that a function makes
-	maxValues  = 256 << 20 // bytes of all values that functions make in one rendering
-	maxArgs    = 64        // of one call that makes a string, and verbs of one printf
-	maxRun     = 5 * time.Second
+	MaxSource  = 1 << 20 // bytes of a template; its parser recurses
+	maxNesting = 500     // of if, with, range and else within each other
+	maxCalls   = 200     // of templates within each other
+	maxValue   = 1 << 20 // bytes of one value that a function makes
+	maxArgs    = 64      // of one call that makes a string, and verbs of one printf
 )
+
+// limits are those of one rendering. They are the same for every template; tests have smaller ones.
+type limits struct {
+	time   time.Duration
+	text   int // bytes of the whole text
+	lines  int // of the whole text
+	values int // bytes of all values that functions make
+}
+
+var standard = limits{time: 5 * time.Second, text: 64 << 20, lines: 2 << 20, values: 256 << 20}
 
 //go:embed haproxy.tmpl
 var builtin string
@@ -33,7 +39,7 @@ type Template struct {
 	source []byte
 	text   *template.Template
 	marks  marks
-	limit  time.Duration
+	limits limits
 }
 
 // Builtin is the template that fnlb brings along.
@@ -48,7 +54,7 @@ func Builtin() *Template {
 // Parse reads a user's template; name stands in its errors, with the line. The functions are those of text/template, and what
 // Functions lists. An *Error says what is wrong, and where.
 func Parse(name string, source []byte) (*Template, error) {
-	t := &Template{name: name, source: source, marks: marks{}, limit: maxRun}
+	t := &Template{name: name, source: source, marks: marks{}, limits: standard}
 	switch {
 	case len(source) > MaxSource:
 		return nil, t.errorAt(0, fmt.Errorf("it has more than %d bytes", MaxSource))
@@ -56,7 +62,7 @@ func Parse(name string, source []byte) (*Template, error) {
 		return nil, t.errorAt(0, fmt.Errorf("it is empty"))
 	}
 	err := guard(func() (err error) {
-		t.text, err = template.New(name).Option("missingkey=error").Funcs(new(budget).functions()).Parse(string(source))
+		t.text, err = template.New(name).Option("missingkey=error").Funcs((&budget{}).functions()).Parse(string(source))
 		return err
 	})
 	if err != nil {
@@ -89,8 +95,8 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	run.Funcs(new(budget).functions())
-	out := output{of: t, end: time.Now().Add(t.limit)}
+	run.Funcs((&budget{left: t.limits.values}).functions())
+	out := output{of: t, end: time.Now().Add(t.limits.time)}
 	if err := guard(func() error { return run.Execute(&out, d) }); err != nil {
 		return conf.Bundle{}, t.wrap(err)
 	}

@@ -71,6 +71,7 @@ func TestTemplateFaults(t *testing.T) {
 				{"\n{{$x := printf \"%1000000000d\" 1}}{{range 99}}{{$x = print $x $x}}{{end}}", tmpl + ":2:"},
 				{"# {{range $port, $backends := .}}\n{{end}}", "write {{range .Services}}"},
 				{"global\n{{range .Services}}\n  bogus {{.Publish.Port}}\n{{end}}", "from " + tmpl + ":3"},
+				{"\n\n" + strings.Repeat("{{if 1}}", (1<<20)/8-1), "unexpected EOF"}, // it parses as deep as it can
 				{"", "it is empty"},
 			} {
 				mark := len(b.Log())
