@@ -26,6 +26,7 @@ import (
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
@@ -84,16 +85,8 @@ func runBalancer(c *call) error {
 
 // build does everything that can fail before anything live is touched.
 func (b *balancer) build(c *call) error {
-	ctx := context.Background()
 	external := b.s.HAProxyMaster != ""
-	binary, err := findHAProxy(b.s.HAProxy)
-	abilities := oldestHAProxy
-	switch {
-	case err == nil:
-		abilities, err = process.ReadAbilities(ctx, binary)
-	case external: // the one that runs tells
-		binary, err = "", nil
-	}
+	binary, abilities, err := localHAProxy(b.s.HAProxy, external)
 	if err != nil {
 		return err
 	}
@@ -108,10 +101,7 @@ func (b *balancer) build(c *call) error {
 	if err != nil {
 		return err
 	}
-	limit, err := process.FileLimit()
-	if err == nil && !external { // an external one has its own
-		limit, err = raiseFileLimit(b.log)
-	}
+	limit, err := fileLimit(b.log, external)
 	if err != nil {
 		return err
 	}
@@ -127,12 +117,7 @@ func (b *balancer) build(c *call) error {
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	}
-	if external {
-		err = b.external(&o, binary, render)
-	} else {
-		err = b.child(&o, binary, accessLog)
-	}
-	if err != nil {
+	if err := b.haproxy(&o, binary, accessLog, render); err != nil {
 		return err
 	}
 	b.supervisor = supervisor.New(o)
@@ -158,6 +143,17 @@ func (b *balancer) build(c *call) error {
 	return b.listen(rules)
 }
 
+// localHAProxy finds the binary here. Where HAProxy is somebody else's there may be none: the one that runs tells what it can.
+func localHAProxy(name string, external bool) (binary string, a conf.Abilities, err error) {
+	if binary, err = findHAProxy(name); err == nil {
+		a, err = process.ReadAbilities(context.Background(), binary)
+	}
+	if err != nil && external {
+		return "", oldestHAProxy, nil
+	}
+	return binary, a, err
+}
+
 // findHAProxy gives the absolute path: the master executes it again at every reload, from whatever folder.
 func findHAProxy(name string) (string, error) {
 	path, err := exec.LookPath(name)
@@ -170,11 +166,11 @@ func findHAProxy(name string) (string, error) {
 	return path, nil
 }
 
-// raiseFileLimit sets the limit on open files for us and for HAProxy, which derives its maxconn from it.
-func raiseFileLimit(log *slog.Logger) (uint64, error) {
+// fileLimit sets the limit on open files for us and for HAProxy, which derives its maxconn from it; one of somebody else's has its own.
+func fileLimit(log *slog.Logger, external bool) (uint64, error) {
 	limit, err := process.FileLimit()
-	if err != nil {
-		return 0, err
+	if err != nil || external {
+		return limit, err
 	}
 	if err := process.SetFileLimit(limit); err != nil {
 		return 0, err
