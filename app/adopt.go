@@ -26,6 +26,14 @@ func filesOf(s *config.Settings) supervisor.Files {
 	return supervisor.Files{Dir: s.RunDir, Config: s.HAProxyConfig, Single: s.HAProxyMaster != ""}
 }
 
+// haproxy puts HAProxy as a process into the options.
+func (b *balancer) haproxy(o *supervisor.Options, binary string, accessLog *os.File, render supervisor.Renderer) error {
+	if b.s.HAProxyMaster != "" {
+		return b.external(o, binary, render)
+	}
+	return b.child(o, binary, accessLog)
+}
+
 // child makes HAProxy a child of ours, or the one that an earlier fnlb left.
 func (b *balancer) child(o *supervisor.Options, binary string, accessLog *os.File) error {
 	client := runtime.New(b.dirs.masterSocket())

@@ -28,6 +28,7 @@ import (
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
@@ -98,16 +99,8 @@ func runBalancer(c *call) error {
 
 // build does everything that can fail before anything live is touched.
 func (b *balancer) build(c *call) error {
-	ctx := context.Background()
 	external := b.s.HAProxyMaster != ""
-	binary, err := findHAProxy(b.s.HAProxy)
-	abilities := oldestHAProxy
-	switch {
-	case err == nil:
-		abilities, err = process.ReadAbilities(ctx, binary)
-	case external: // the one that runs tells
-		binary, err = "", nil
-	}
+	binary, abilities, err := localHAProxy(b.s.HAProxy, external)
 	if err != nil {
 		return err
 	}
@@ -143,12 +136,7 @@ func (b *balancer) build(c *call) error {
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	}
 	o.Gone, o.Rebuild = b.gone, b.rebuild
-	if external {
-		err = b.external(&o, binary, render)
-	} else {
-		err = b.child(&o, binary, accessLog)
-	}
-	if err != nil {
+	if err := b.haproxy(&o, binary, accessLog, render); err != nil {
 		return err
 	}
 	b.notify = newNotifier(c.Env, b.log)
@@ -177,6 +165,17 @@ func (b *balancer) build(c *call) error {
 		Min: b.s.WaitMin, Max: b.s.WaitMax, Barrier: wait, Out: b.supervisor.Put, Log: b.log,
 	})
 	return b.listen(rules)
+}
+
+// localHAProxy finds the binary here. Where HAProxy is somebody else's there may be none: the one that runs tells what it can.
+func localHAProxy(name string, external bool) (binary string, a conf.Abilities, err error) {
+	if binary, err = findHAProxy(name); err == nil {
+		a, err = process.ReadAbilities(context.Background(), binary)
+	}
+	if err != nil && external {
+		return "", oldestHAProxy, nil
+	}
+	return binary, a, err
 }
 
 // findHAProxy gives the absolute path: the master executes it again at every reload, from whatever folder.

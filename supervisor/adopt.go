@@ -93,29 +93,13 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 			return a
 		}
 	}
-	var procs runtime.Processes
-	var revision string
-	for stopping := 0; ; {
-		var err error
-		if procs, a.identity.Worker, revision, err = s.awaitWorker(ctx); err != nil {
-			a.err = fmt.Errorf("adopt: process %d is the HAProxy that an earlier fnlb left on this run directory, and it does not answer: %w; it was left as it is; end it with kill -USR1 %d, or kill -9 %d when that does not help, and start again",
-				found.Master, err, found.Master, found.Master)
-			return a
-		}
-		if a.info, err = s.o.Runtime.Info(ctx, a.identity.Worker); err != nil || !a.info.Stopping {
-			break
-		}
-		if stopping == a.identity.Worker {
-			a.finishing = true
-			return a
-		}
-		stopping = a.identity.Worker // a reload may have been under way: then another serves by now
+	procs, revision, finishing, err := s.findWorker(ctx, &a)
+	if err != nil || finishing {
+		a.err, a.finishing = err, finishing
+		return a
 	}
-	worker := a.identity.Worker
 	if s.o.External {
 		a.identity.Master = procs.Master.PID // in its own numbering, if that is another
-	}
-	if s.o.External {
 		abilities, err := conf.VersionAbilities(a.info.Version)
 		if err != nil || !abilities.AtLeast(2, 6) {
 			a.err = fmt.Errorf("HAProxy %q runs, and 2.6 is the least; upgrade it", a.info.Version)
@@ -126,12 +110,44 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 			s.o.Running(a.info.Version)
 		}
 	}
+	bundle, certain := s.compare(&a, found, procs, revision)
+	if certain {
+		if err := s.o.Files.restore(bundle, bundle.Revision()); err != nil {
+			s.o.Log.Warn("a file that was half replaced could not be put right", "error", err)
+		}
+	}
+	a.served = s.servedBy(ctx, a.identity.Worker, a.inForce.text)
+	return a
+}
+
+// findWorker waits for the worker that takes new connections. One that says twice that it stops has closed its ports.
+func (s *Supervisor) findWorker(ctx context.Context, a *adoption) (procs runtime.Processes, revision string, finishing bool, err error) {
+	master := a.identity.Master
+	for stopping := 0; ; {
+		if procs, a.identity.Worker, revision, err = s.awaitWorker(ctx); err != nil {
+			return procs, "", false, fmt.Errorf("adopt: process %d is the HAProxy that an earlier fnlb left on this run directory, and it does not answer: %w; it was left as it is; end it with kill -USR1 %d, or kill -9 %d when that does not help, and start again",
+				master, err, master, master)
+		}
+		var errInfo error
+		if a.info, errInfo = s.o.Runtime.Info(ctx, a.identity.Worker); errInfo != nil || !a.info.Stopping {
+			return procs, revision, false, nil //nolint:nilerr // one that does not say that it stops is taken to serve
+		}
+		if stopping == a.identity.Worker {
+			return procs, revision, true, nil
+		}
+		stopping = a.identity.Worker // a reload may have been under way: then another serves by now
+	}
+}
+
+// compare looks for the text that the worker has loaded, and says in a.why what does not agree with what was noted.
+func (s *Supervisor) compare(a *adoption, found process.Identity, procs runtime.Processes, revision string) (bundle conf.Bundle, certain bool) {
 	noted, errNoted := s.o.Files.Noted()
 	wanted := revision
-	if noted.Loaded == revision && noted.Worker == worker {
+	if noted.Loaded == revision && noted.Worker == a.identity.Worker {
 		wanted = noted.Revision // it was changed at run time since it has loaded that
 	}
-	bundle, certain, whole := s.o.Files.find(wanted, noted)
+	var whole bool
+	bundle, certain, whole = s.o.Files.find(wanted, noted)
 	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
@@ -146,20 +162,14 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 		a.why = "adopted, and what was applied is not known: " + errNoted.Error()
 	case noted.Loaded != revision:
 		a.why = fmt.Sprintf("adopted, and HAProxy has loaded %q where %q was noted", revision, noted.Loaded)
-	case noted.Master != procs.Master.PID, noted.Ticks != found.Ticks, noted.Worker != worker:
+	case noted.Master != procs.Master.PID, noted.Ticks != found.Ticks, noted.Worker != a.identity.Worker:
 		a.why = "adopted, and other processes run than were noted"
 	case a.inForce.uncertain:
 		a.why = "adopted, and the text on disk is not what HAProxy has loaded"
 	case !whole:
 		a.why = "adopted, and a change was cut short: how much of it the worker has is not known"
 	}
-	if certain {
-		if err := s.o.Files.restore(bundle, bundle.Revision()); err != nil {
-			s.o.Log.Warn("a file that was half replaced could not be put right", "error", err)
-		}
-	}
-	a.served = s.servedBy(ctx, worker, a.inForce.text)
-	return a
+	return bundle, certain
 }
 
 // awaitWorker waits for the worker that takes new connections. A master that answers and whose worker stays silent is adopted
@@ -183,7 +193,7 @@ func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, 
 	}
 }
 
-// servedBy lists the servers that the worker has, and those of the text that it is known to have loaded.
+// servedBy lists the servers that the worker has; when it does not say, those of the text.
 func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *served {
 	v := &served{addrs: map[netip.AddrPort]bool{}, names: map[model.ServerKey]netip.AddrPort{}}
 	add := func(backend, name string, at netip.AddrPort) {
@@ -192,12 +202,12 @@ func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *
 			v.addrs[at], v.names[model.ServerKey{Service: backend, Name: name}] = true, at
 		}
 	}
-	for _, t := range text.Servers() {
-		add(t.Backend, t.Name, t.Addr)
-	}
 	_, rows, err := s.o.Runtime.ServersState(ctx, worker)
 	if err != nil {
 		s.o.Log.Warn("the servers of the HAProxy that runs are known from its text alone", "error", err)
+		for _, t := range text.Servers() {
+			add(t.Backend, t.Name, t.Addr)
+		}
 	}
 	for _, r := range rows {
 		if !r.Maint { // such a one has left, and waits for its deletion
@@ -207,35 +217,39 @@ func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *
 	return v
 }
 
-// adopted goes on with the HAProxy that was found, or without it.
-func (l *loop) adopted(a adoption, began time.Time) {
-	now := time.Now()
+// notAdopted reacts to a HAProxy that was found and cannot be adopted. It reports false for one that can.
+func (l *loop) notAdopted(a adoption) bool {
 	log, death := l.s.o.Log, l.death
 	l.death = nil
 	switch {
-	case l.s.o.External && l.stopAt.IsZero() && (death != nil || a.err != nil || a.finishing):
-		// It ends, or says nothing: the next one is waited for, or this one goes on.
+	case death == nil && a.err == nil && !a.finishing:
+		return false
+	case l.s.o.External && l.stopAt.IsZero(): // it ends, or says nothing: the next one is waited for, or this one goes on
 		if a.err != nil && a.err.Error() != l.unadopted {
 			l.unadopted = a.err.Error()
 			log.Warn("haproxy cannot be used yet", "error", a.err)
 		}
 		l.startAdopt(process.Identity{})
-		return
 	case death != nil:
 		log.Warn("the HAProxy that an earlier fnlb left has ended, another is started", "master", a.identity.Master, "how", death)
-		l.dirty(now)
-		return
-	case a.err != nil && !l.stopAt.IsZero(): // it was cut short on purpose
-		return
+		l.dirty(time.Now())
+	case !l.stopAt.IsZero(): // it was cut short on purpose
 	case a.err != nil:
 		l.failure, l.left = a.err, true
-		return
 	case a.finishing:
 		log.Warn("the HAProxy that an earlier fnlb left only finishes its last requests, another is started beside it", "master", a.identity.Master)
 		l.s.o.Process.Supersede()
-		l.dirty(now)
+		l.dirty(time.Now())
+	}
+	return true
+}
+
+// adopted goes on with the HAProxy that was found, or without it.
+func (l *loop) adopted(a adoption, began time.Time) {
+	if l.notAdopted(a) {
 		return
 	}
+	now, log := time.Now(), l.s.o.Log
 	l.accepted, l.running, l.served = a.inForce, true, a.served
 	l.identity = a.identity
 	if a.abilities != (conf.Abilities{}) {

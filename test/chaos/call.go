@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -29,7 +28,11 @@ func ask(addr, method, node string) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	req, err := http.NewRequest(method, "http://"+addr+"/1/lb/nodes", strings.NewReader(string(body)))
+	return send(addr, method, "/1/lb/nodes", string(body))
+}
+
+func send(addr, method, path, body string) (status int, err error) {
+	req, err := http.NewRequest(method, "http://"+addr+path, strings.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
@@ -37,5 +40,5 @@ func ask(addr, method, node string) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return resp.StatusCode, errors.Join(resp.Body.Close())
+	return resp.StatusCode, resp.Body.Close()
 }

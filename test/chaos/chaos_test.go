@@ -119,6 +119,7 @@ func (w *world) provoke(f *fault) step {
 	<-ready // each worker has its answer or its failure within Timeout
 	var s step
 	began := time.Now()
+	w.mark = len(w.b.Log())
 	f.cause(w)
 	if f.kills {
 		w.served()

@@ -3,11 +3,14 @@ package chaos
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 
+	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/test/e2e"
 )
 
@@ -31,11 +34,18 @@ var faults = []fault{
 		w.edit("", "msg=reloaded")
 	}},
 	{row: 1, name: "hostile nodes", cause: hostileNodes},
+	{row: 2, name: "a node that HAProxy refuses the text for, among others", cause: badNode},
 	{row: 3, name: "a broken template, then a good one", cause: func(w *world) {
 		w.edit([]string{"{{.Nope", "{{range .Services}}", "backend x\n  bogus 1", "{{.Absent.Field}}"}[w.r.IntN(4)], "what ran goes on")
 		w.edit("", "")
 	}},
 	{row: 4, name: "the port of a new listener is taken", cause: takenPort},
+	{row: 6, name: "haproxy.cfg truncated, changed or deleted", cause: func(w *world) {
+		w.damage(filepath.Join(w.b.Dir, "haproxy.cfg"))
+	}},
+	{row: 6, name: "own.cfg truncated, changed or deleted", cause: func(w *world) {
+		w.damage(filepath.Join(w.b.Dir, "own.cfg"))
+	}},
 	{row: 8, name: "fnlb killed while it applies", cause: func(w *world) {
 		w.change()
 		time.Sleep(time.Duration(w.r.IntN(120)) * time.Millisecond) // anywhere in the apply: that is the point
@@ -48,6 +58,14 @@ var faults = []fault{
 		w.signal(w.b.Status().HAProxy.Master, syscall.SIGKILL)
 	}},
 	{row: 10, name: "fnlb killed", cause: (*world).restart},
+	{row: 11, name: "HAProxy's worker stopped, and a change", cause: func(w *world) {
+		w.signal(w.b.Status().HAProxy.Worker, syscall.SIGSTOP)
+		w.change()
+	}},
+	{row: 11, name: "HAProxy's master stopped, and a change", cause: func(w *world) {
+		w.signal(w.b.Status().HAProxy.Master, syscall.SIGSTOP)
+		w.change()
+	}},
 	{row: 13, name: "a change during a reload", cause: func(w *world) {
 		w.edit("", "")
 		for range 3 {
@@ -59,9 +77,22 @@ var faults = []fault{
 		w.signal(w.b.Status().HAProxy.Master, syscall.SIGUSR2)
 		w.b.WaitLog(mark, "somebody else made HAProxy reload")
 	}},
+	{row: 17, name: "fnlb killed, its notes name a stranger", cause: strangerNoted},
 	{row: 24, name: "300 nodes that never pass, there and gone", cause: flood},
 	{row: 25, name: "200 slow clients of management", cause: slowClients},
 	{row: 30, name: "a node's check flaps", cause: flap},
+	{name: "frozen over a change, fnlb's death and a thaw", cause: func(w *world) {
+		w.brake("PUT", "/1/lb/freeze", `{"reason":"chaos"}`)
+		w.change()
+		w.restart()
+		w.b.WaitStatus(func(st model.Status) bool { return st.Frozen != nil && st.Phase == model.Serving })
+		w.brake("DELETE", "/1/lb/freeze", "")
+	}},
+	{name: "rolled back, then forward again", cause: func(w *world) {
+		w.edit("", "msg=reloaded") // so that there is something to go back to
+		w.brake("POST", "/1/lb/rollback", "")
+		w.brake("DELETE", "/1/lb/freeze", "")
+	}},
 	{name: "a node dies and comes back", gets: true, cause: func(w *world) {
 		i := w.r.IntN(pooled)
 		n := w.nodes[i]
@@ -90,6 +121,66 @@ func (w *world) restart() {
 	w.t.Helper()
 	w.b.Signal(syscall.SIGKILL)
 	w.b.WaitExit()
+	w.b.Run(w.h, w.args...)
+}
+
+// brake orders a freeze and the like.
+func (w *world) brake(method, path, body string) {
+	w.t.Helper()
+	w.b.WaitStatus(func(st model.Status) bool { return st.Phase == model.Serving })
+	status, err := send(w.b.Mgmt, method, path, body)
+	if err != nil || status != http.StatusOK {
+		w.t.Fatalf("%s %s: status %d %v", method, path, status, err)
+	}
+}
+
+// badNode adds a node that passes its check and for which the template makes a text that HAProxy refuses.
+func badNode(w *world) {
+	bad := e2e.NewNode(w.t, "bad")
+	_, port, err := net.SplitHostPort(bad.Addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.edit(fmt.Sprintf("{{range .Pools}}{{range .Servers}}{{if eq .Port %s}}backend bad\n  bogus 1{{end}}{{end}}{{end}}", port), "msg=reloaded")
+	mark := len(w.b.Log())
+	w.b.Put(bad.Addr)
+	w.change()
+	w.b.WaitLog(mark, "left out", bad.Addr)
+	w.b.Delete(bad.Addr)
+	w.edit("", "msg=reloaded")
+	bad.Close()
+}
+
+// damage does to a file what people and programs do.
+func (w *world) damage(path string) {
+	w.t.Helper()
+	var err error
+	switch w.r.IntN(3) {
+	case 0:
+		err = os.Truncate(path, 20)
+	case 1:
+		err = os.WriteFile(path, []byte("global\n"), 0o640)
+	default:
+		err = os.Remove(path)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.b.WaitLog(w.mark, "somebody changed files of ours")
+}
+
+// strangerNoted starts fnlb with a pid file and notes that name a process of somebody else's: this test.
+func strangerNoted(w *world) {
+	w.b.Signal(syscall.SIGKILL)
+	w.b.WaitExit()
+	noted := filepath.Join(w.b.Dir, "applied.json")
+	text, err := os.ReadFile(noted)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	stranger := regexp.MustCompile(`"(master|worker)_pid": \d+`).ReplaceAll(text, []byte(fmt.Sprintf(`"${1}_pid": %d`, os.Getpid())))
+	w.write(noted, string(stranger))
+	w.write(filepath.Join(w.b.Dir, "fnlb.pid"), fmt.Sprintln(os.Getpid()))
 	w.b.Run(w.h, w.args...)
 }
 

@@ -34,6 +34,7 @@ type world struct {
 	in     map[*e2e.Node]bool
 	tmpl   string // the template file
 	edits  int    // of the template so far
+	mark   int    // length of the log when the fault began
 	master *runtime.Client
 }
 
