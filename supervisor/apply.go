@@ -158,7 +158,7 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 		out.method = model.Reload
 	}
 	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
-		out.next = next
+		out.next = next.loadedAs(out.inForce.loaded)
 		return
 	}
 	if out.inForce != nil {
