@@ -286,8 +286,12 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 			out.worker = out.job.worker
 			return nil
 		}
+		out.partly = true
+		if held := s.silence(ctx, out, err); held != nil {
+			return held
+		}
 		// The file is right already: whatever the worker has done of it, a reload makes good.
-		out.method, out.partly = model.Reload, true
+		out.method = model.Reload
 		out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
 		s.o.Log.Warn("not changed at run time, reloading", "error", err)
 	}
@@ -366,6 +370,7 @@ func (l *loop) done(out outcome) {
 	}
 	l.changed = true
 	if errors.As(out.err, new(*heldError)) {
+		l.doubt(out)
 		l.held(now, out)
 		return
 	}
@@ -483,8 +488,7 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		l.lost(death)
 		return
 	}
-	if out.partly { // what the worker has is no text of ours
-		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+	if l.doubt(out) {
 		l.dirty(now)
 	}
 	if out.back {
@@ -520,6 +524,14 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		l.retry.at = now.Add(max(l.retry.next(now, time.Hour), time.Second))
 		l.again(now, out)
 	}
+}
+
+// doubt notes that what the worker has is no text of ours, because a change at run time was begun and did not end well.
+func (l *loop) doubt(out outcome) bool {
+	if out.partly {
+		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+	}
+	return out.partly
 }
 
 // pause follows a reload that failed: it pauses all ports for seconds, so the next one, of whatever text, had better wait.

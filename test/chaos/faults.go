@@ -85,7 +85,7 @@ var faults = []fault{
 		w.brake("PUT", "/1/lb/freeze", `{"reason":"chaos"}`)
 		w.change()
 		w.restart()
-		w.b.WaitStatus(func(st model.Status) bool { return st.Frozen != nil && st.Phase == model.Serving })
+		w.until(func(st model.Status) bool { return st.Frozen != nil && st.Phase == model.Serving })
 		w.brake("DELETE", "/1/lb/freeze", "")
 	}},
 	{name: "rolled back, then forward again", cause: func(w *world) {
@@ -127,7 +127,7 @@ func (w *world) restart() {
 // brake orders a freeze and the like.
 func (w *world) brake(method, path, body string) {
 	w.t.Helper()
-	w.b.WaitStatus(func(st model.Status) bool { return st.Phase == model.Serving })
+	w.until(func(st model.Status) bool { return st.Phase == model.Serving })
 	status, err := send(w.b.Mgmt, method, path, body)
 	if err != nil || status != http.StatusOK {
 		w.t.Fatalf("%s %s: status %d %v", method, path, status, err)

@@ -201,7 +201,22 @@ func keys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
 // calm waits until HAProxy has run for so long that its next death counts as the first: a second one soon after waits on purpose.
 func (w *world) calm() {
 	w.t.Helper()
-	w.b.WaitStatus(func(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second })
+	w.until(func(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second })
+}
+
+// until waits until the status is as it should be, also of a fnlb that only starts.
+func (w *world) until(ok func(model.Status) bool) {
+	w.t.Helper()
+	w.b.Eventually(func() string {
+		var st model.Status
+		if err := w.b.Get("/1/lb/status", &st); err != nil {
+			return err.Error()
+		}
+		if !ok(st) {
+			return fmt.Sprintf("the status is %+v", st)
+		}
+		return ""
+	})
 }
 
 // signal sends a signal to a process of HAProxy.
