@@ -116,12 +116,25 @@ func (w *world) edit(more, said string) {
 	}
 }
 
-// restart kills fnlb and starts it again.
+// restart kills fnlb and starts it again. Without a database, what the API changed in the last tenth of a second may be forgotten: that
+// change, and no other, may be undone.
 func (w *world) restart() {
 	w.t.Helper()
 	w.b.Signal(syscall.SIGKILL)
 	w.b.WaitExit()
 	w.b.Run(w.h, w.args...)
+	if w.last == nil {
+		return
+	}
+	var list map[string]string
+	w.b.Eventually(func() string {
+		var err error
+		if list, err = w.b.Nodes(); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	_, w.in[w.last] = list[w.last.Addr]
 }
 
 // brake orders a freeze and the like.

@@ -32,6 +32,7 @@ type world struct {
 
 	nodes  []*e2e.Node // all that may be in the pool
 	in     map[*e2e.Node]bool
+	last   *e2e.Node // that was added or removed last
 	tmpl   string // the template file
 	edits  int    // of the template so far
 	mark   int    // length of the log when the fault began
@@ -94,7 +95,7 @@ func (w *world) change() {
 	} else {
 		w.b.Put(n.Addr)
 	}
-	w.in[n] = !w.in[n]
+	w.in[n], w.last = !w.in[n], n
 }
 
 // wanted is the pool by address.
