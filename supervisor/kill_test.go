@@ -284,6 +284,7 @@ func killedAt(t *testing.T, p killPlan, nodes []string) {
 		}
 	}()
 	client := runtime.New(filepath.Join(dir, "m.sock"))
+	defer endLeft(t, dir, client)
 	again := p
 	again.first, again.second, again.step = nodes, nil, ""
 	first, second := p.start(t), (*player)(nil)
@@ -316,6 +317,20 @@ func killedAt(t *testing.T, p killPlan, nodes []string) {
 	}
 	if _, err := net.Dial("tcp", p.listen); err == nil {
 		t.Error("somebody still listens")
+	}
+}
+
+// endLeft ends the HAProxy that a test that failed leaves behind.
+func endLeft(t *testing.T, dir string, client *runtime.Client) {
+	files := Files{Dir: dir, Config: filepath.Join(dir, "haproxy.cfg")}
+	child := process.New(process.Options{Files: []string{files.Config, files.Own()}, Socket: filepath.Join(dir, "m.sock"), Log: filepath.Join(dir, "log")}, client)
+	if id, err := child.Adopt(); err != nil || id == nil {
+		return // nothing is left, as it should be
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := child.Stop(now); err != nil {
+		t.Error(err)
 	}
 }
 
