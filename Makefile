@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fuzz tools bench clean
+.PHONY: help run build test lint fuzz tools bench chaos clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,11 @@ tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0
 
 bench: ## the figures that README quotes, into bench/results (about ten minutes)
 	@exec bench/run.sh
+
+chaos: ## five minutes of faults under load, at random; writes docs/faults.md (TIME=5m SEED=number)
+	@test/install-tools.sh
+	@FNLB_CHAOS_TIME=$(or $(TIME),5m) FNLB_CHAOS_SEED=$(SEED) FNLB_CHAOS_REPORT=$(CURDIR)/docs/faults.md \
+	  go test ./test/chaos -count 1 -timeout 60m -run TestChaos -v
 
 clean: ## remove what was built
 	rm -rf bin bench/results .haproxy

@@ -37,6 +37,7 @@ type world struct {
 	edits  int    // of the template so far
 	mark   int    // length of the log when the fault began
 	master *runtime.Client
+	pid    int // of the master that was seen last
 }
 
 // pooled is how many nodes are always in the pool; the others come and go.
@@ -56,6 +57,11 @@ func newWorld(t *testing.T, h haproxytest.HAProxy, seed uint64) *world {
 			fixed = append(fixed, n.Addr)
 		}
 	}
+	t.Cleanup(func() { // where the test fails between fnlb's death and its next start
+		if e2e.Alive(w.pid) {
+			w.signal(w.pid, syscall.SIGTERM)
+		}
+	})
 	w.args = []string{"--nodes", strings.Join(fixed, ","), "--template", w.tmpl}
 	w.b = e2e.Start(t, h, w.args...)
 	w.master = runtime.New(filepath.Join(w.b.Dir, "private", "master.sock"))
@@ -178,6 +184,7 @@ func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool
 	if err != nil {
 		return err.Error()
 	}
+	w.pid = master
 	if master != st.HAProxy.Master || worker != st.HAProxy.Worker {
 		return fmt.Sprintf("master %d and worker %d serve, fnlb says %d and %d", master, worker, st.HAProxy.Master, st.HAProxy.Worker)
 	}
