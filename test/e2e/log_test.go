@@ -140,7 +140,7 @@ func TestLogStalled(t *testing.T) {
 		}
 		t.Logf("%.0f lines dropped: %s", dropped, until("level=WARN", "lines of this log are missing here", "nobody read them in time"))
 		b.Delete(m.Addr)
-		until("msg=reloaded")
+		until("changed at run time")
 
 		b.chatter(400) // and again: now it is stopped while nobody reads
 		b.Signal(syscall.SIGTERM)

@@ -119,7 +119,7 @@ func TestBadAtOnce(t *testing.T) {
 		began := time.Now()
 		b := Start(t, h, "--nodes", strings.Join(many, ","), "--template", tmpl, "--hc-interval", "5", "--wait", "500ms:2s")
 		b.WaitLog(0, "level=WARN", "left out", bad, "Nothing")
-		b.WaitLog(0, "msg=reloaded")
+		b.WaitLog(0, "changed at run time")
 		t.Logf("199 of 200 serve %s after the start", time.Since(began))
 		for _, c := range b.changes() {
 			t.Logf("%s took %.0f ms", c.Method, c.Millis)

@@ -126,7 +126,7 @@ func TestSpine(t *testing.T) {
 		b.WaitOnline(n...)
 
 		st := b.Status()
-		if st.Phase != model.Serving || st.LastApply == nil || st.LastApply.Method != model.Reload || len(st.LastApply.Reasons) == 0 || st.LastApply.Millis <= 0 {
+		if st.Phase != model.Serving || st.LastApply == nil || st.LastApply.Method != model.Runtime || b.reloads() != 0 || len(st.LastApply.Reasons) == 0 || st.LastApply.Millis <= 0 {
 			t.Errorf("status %+v, last apply %+v", st, st.LastApply)
 		}
 		var ready struct{ Degraded []string }

@@ -332,7 +332,7 @@ func TestStopDuringApply(t *testing.T) {
 				if err := os.Remove(filepath.Join(dir, "hold")); err != nil {
 					t.Fatal(err)
 				}
-				b.WaitLog(mark, "msg=reloaded")
+				b.WaitLog(mark, "changed at run time")
 			case "second signal":
 				b.Signal(syscall.SIGTERM)
 				b.WaitLog(mark, "second signal")

@@ -44,7 +44,7 @@ func TestStopped(t *testing.T) {
 						}
 						mark = b.WaitLog(mark, "level=WARN", fmt.Sprintf("somebody stopped %s %d; continued", name, pid))
 						took := time.Since(began)
-						b.WaitLog(mark, "msg=reloaded")
+						b.WaitApplied()
 						t.Logf("it goes on after %s, converged after %s", took, time.Since(began))
 						if i == 0 {
 							b.WaitOnline(n...)
