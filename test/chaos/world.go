@@ -33,9 +33,9 @@ type world struct {
 	nodes  []*e2e.Node // all that may be in the pool
 	in     map[*e2e.Node]bool
 	last   *e2e.Node // that was added or removed last
-	tmpl   string // the template file
-	edits  int    // of the template so far
-	mark   int    // length of the log when the fault began
+	tmpl   string    // the template file
+	edits  int       // of the template so far
+	mark   int       // length of the log when the fault began
 	master *runtime.Client
 	pid    int // of the master that was seen last
 }
