@@ -53,7 +53,7 @@ const (
 )
 
 // Applies reports whether the method is one of HAProxy's.
-func (m Method) Applies() bool { return m == Start || m == Reload || m == Noop }
+func (m Method) Applies() bool { return m == Start || m == Reload || m == Runtime || m == Noop }
 
 // Apply is one change of what HAProxy does, or an attempt.
 type Apply struct {

@@ -148,7 +148,7 @@ func (s *Supervisor) compare(a *adoption, found process.Identity, procs runtime.
 	}
 	var whole bool
 	bundle, certain, whole = s.o.Files.find(wanted, noted)
-	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain}
+	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain || !whole}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
 		s.o.Log.Warn("the text on disk cannot be read", "error", err)
@@ -164,10 +164,10 @@ func (s *Supervisor) compare(a *adoption, found process.Identity, procs runtime.
 		a.why = fmt.Sprintf("adopted, and HAProxy has loaded %q where %q was noted", revision, noted.Loaded)
 	case noted.Master != procs.Master.PID, noted.Ticks != found.Ticks, noted.Worker != a.identity.Worker:
 		a.why = "adopted, and other processes run than were noted"
-	case a.inForce.uncertain:
-		a.why = "adopted, and the text on disk is not what HAProxy has loaded"
 	case !whole:
 		a.why = "adopted, and a change was cut short: how much of it the worker has is not known"
+	case a.inForce.uncertain:
+		a.why = "adopted, and the text on disk is not what HAProxy has loaded"
 	}
 	return bundle, certain
 }
@@ -286,7 +286,7 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	if a.why != "" {
 		reasons = []string{a.why}
 	}
-	l.record(model.Apply{At: began, Method: model.Adopt, Reasons: reasons, Millis: millis(a.took), Worker: a.identity.Worker}, nil, a.took)
+	l.record(model.Apply{At: began, Method: model.Adopt, Reasons: reasons, Causes: []string{causeStart}, Millis: millis(a.took), Worker: a.identity.Worker}, nil, a.took)
 	what := "adopted the HAProxy that an earlier fnlb left"
 	if l.s.o.External {
 		what = "haproxy found"

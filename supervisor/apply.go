@@ -303,14 +303,14 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
 		raw = out.lastState
 	}
-	s.keepState(raw, next.text)
+	s.keepState(out.stateOf(raw), next.text)
 	s.o.Files.at("health")
 	out.worker, err = s.o.Runtime.Reload(ctx, next.revision)
 	return err
 }
 
 func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) error {
-	s.keepState(out.lastState, next.text)
+	s.keepState(out.stateOf(out.lastState), next.text)
 	s.o.Files.at("health")
 	limit, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor/plan"
@@ -117,6 +118,7 @@ func (l *loop) changedAtRuntime(out outcome, now time.Time) {
 	if l.leaving == nil {
 		l.leaving = map[serverName]leaving{}
 	}
+	l.forget(out.plan.Steps)
 	for _, s := range out.plan.Steps {
 		name := serverName{s.Backend, s.Server}
 		switch s.Kind {
@@ -128,13 +130,47 @@ func (l *loop) changedAtRuntime(out outcome, now time.Time) {
 	}
 }
 
+// stateOf takes out of a reply to `show servers state` what must not outlive a change at run time: lines of servers that are leaving, or
+// that the text in force does not have. They are in maintenance by our doing, and a server of the same name in the next text is not.
+// Where it is not certain what is in force, every server in maintenance may be such a one.
+func (out *outcome) stateOf(raw []byte) []byte {
+	known := map[serverName]bool{}
+	if out.inForce != nil {
+		for _, s := range out.inForce.text.Servers() {
+			known[serverName{s.Backend, s.Name}] = true
+		}
+	}
+	return conf.FilterState(raw, func(backend, server string, maint bool) bool {
+		name := serverName{backend, server}
+		_, leaves := out.leaving[name]
+		switch {
+		case leaves:
+			return false
+		case out.inForce == nil:
+			return true
+		case out.inForce.uncertain:
+			return !maint
+		}
+		return known[name]
+	})
+}
+
+// forget drops what was observed of the servers that steps are about: it is from before.
+func (l *loop) forget(steps []plan.Step) {
+	about := map[serverName]bool{}
+	for _, s := range steps {
+		about[serverName{s.Backend, s.Server}] = true
+	}
+	l.observed.raw = conf.FilterState(l.observed.raw, func(backend, server string, _ bool) bool { return !about[serverName{backend, server}] })
+}
+
 // reapMost is how many servers one round of deletions tries.
 const reapMost = 50
 
 // reap tries to delete servers that are leaving, in a task. One that still has connections, or idle ones in HAProxy's pool, is tried
 // again after the next observation. After hard-stop-after its connections are cut, as those of an old worker would be.
 func (l *loop) reap(now time.Time) {
-	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running {
+	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running || l.foreign {
 		return
 	}
 	l.reaping = true

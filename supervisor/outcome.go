@@ -87,6 +87,7 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	if out.method == model.Reload {
 		l.loadFailures.reset()
 		l.notBefore = now.Add(min(out.took, time.Second)) // at most half of the time goes into reloads
+		l.haproxy.OldWorkers++                            // until the next observation says that it has ended
 	}
 	l.haproxy.Worker = out.worker
 	l.observeAt = now
@@ -181,6 +182,7 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 func (l *loop) doubt(out outcome) bool {
 	if out.partly {
 		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+		l.changedAtRuntime(out, time.Now()) // what was to go may be in maintenance
 	}
 	return out.partly
 }

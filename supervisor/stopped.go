@@ -44,7 +44,7 @@ func (s *Supervisor) nudge(worker, master, before int) observation {
 
 // awake says why a reload has to wait, nil when it has not.
 func (s *Supervisor) awake(out *outcome) error {
-	if out.method != model.Reload {
+	if out.method != model.Reload && out.method != model.Runtime {
 		return nil
 	}
 	if pid := s.stoppedOf(out.job.worker, out.identity.Master); pid != 0 {

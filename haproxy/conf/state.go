@@ -14,6 +14,7 @@ const (
 	colServer   = 3
 	colAddr     = 4
 	colOp       = 5 // first of the numbers that end with srv_f_forced_id
+	colAdmin    = 6
 	colForced   = 16
 	colFQDN     = 17
 	colPort     = 18
@@ -55,6 +56,26 @@ func RewriteState(state []byte, t Text) []byte {
 		}
 		delete(servers, key{s.Backend, s.Name}) // once only
 		out = append(out, strings.Join(cols[:colRequired], " ")+"\n"...)
+	}
+	return out
+}
+
+// forcedMaint is the bit of srv_admin_state that `set server … state maint` sets.
+const forcedMaint = 1
+
+// FilterState takes the lines of servers out of a reply to `show servers state` that keep does not want; maint says that somebody put
+// the server into maintenance at run time.
+func FilterState(state []byte, keep func(backend, server string, maint bool) bool) []byte {
+	out := make([]byte, 0, len(state))
+	for line := range bytes.Lines(state) {
+		cols := strings.Fields(string(line))
+		if len(cols) > colAdmin && !strings.HasPrefix(cols[0], "#") {
+			admin, err := strconv.Atoi(cols[colAdmin])
+			if !keep(cols[colBackend], cols[colServer], err == nil && admin&forcedMaint != 0) {
+				continue
+			}
+		}
+		out = append(out, line...)
 	}
 	return out
 }

@@ -227,3 +227,20 @@ func TestRewriteStateInHAProxy(t *testing.T) {
 		}
 	})
 }
+
+func TestFilterState(t *testing.T) {
+	const state = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n" +
+		"3 be 1 a 192.0.2.1 2 0 1\n3 be 2 b 192.0.2.2 0 1 1\n3 be 3 c 192.0.2.3 0 5 1\n4 other 1 a 192.0.2.1 0 4 1\nshort line\n"
+	var asked []string
+	got := FilterState([]byte(state), func(backend, server string, maint bool) bool {
+		asked = append(asked, fmt.Sprint(backend, "/", server, " ", maint))
+		return !maint
+	})
+	if want := "be/a false, be/b true, be/c true, other/a false"; strings.Join(asked, ", ") != want {
+		t.Errorf("asked for %q, want %q", asked, want)
+	}
+	want := strings.Replace(strings.Replace(state, "3 be 2 b 192.0.2.2 0 1 1\n", "", 1), "3 be 3 c 192.0.2.3 0 5 1\n", "", 1)
+	if string(got) != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -35,9 +35,9 @@ backend "my be" from base
 	want := Text{Sections: []Section{
 		{No: 2, Lines: []Line{{2, []string{".if", "defined(X)"}}}},
 		{Kind: "global", No: 3, Lines: []Line{{4, []string{"maxconn", "10"}}}},
-		{Kind: "defaults", No: 6, Lines: []Line{{7, []string{"mode", "http"}}}},
+		{Kind: "defaults", From: "base", No: 6, Lines: []Line{{7, []string{"mode", "http"}}}},
 		{Kind: "defaults", Name: "base", No: 8},
-		{Kind: "backend", Name: "my be", No: 9, Lines: []Line{
+		{Kind: "backend", Name: "my be", From: "base", No: 9, Lines: []Line{
 			{10, []string{"server", "s1", "127.0.0.1:1"}}, {11, []string{"a", `\`}}, {12, []string{"b"}},
 		}},
 		{Kind: "frontend", No: 13},

@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/model"
+)
+
+// TestAtRuntime: nodes come and go in one and the same worker; a removed node gets no new request, what runs there finishes, and no
+// request is lost.
+func TestAtRuntime(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := append(three(t), NewNode(t, "d"))
+		b := Start(t, h, "--nodes", list(n[:3]...))
+		b.WaitOnline(n[:3]...)
+		worker := b.WaitApplied().HAProxy.Worker
+		underLoad(t, b.Traffic, func() {
+			for range 20 {
+				b.Put(n[3].Addr)
+				b.WaitOnline(n...)
+				b.Delete(n[3].Addr)
+				b.WaitOnline(n[:3]...)
+				b.WaitApplied()
+			}
+		})
+		b.Put(n[3].Addr)
+		b.WaitOnline(n...)
+		stuck := occupy(t, b, n[3])
+		b.Delete(n[3].Addr)
+		b.WaitLog(0, "changed at run time", "server-removed nodes/"+n[3].Addr)
+		b.WaitApplied()
+		for i := range 200 {
+			if status, node, _ := fetch(t, b.Traffic, fmt.Sprintf("/after/%d", i)); status != http.StatusOK || node == "d" {
+				t.Fatalf("request %d: %d from %q", i, status, node)
+			}
+		}
+		stuck.finish()
+		st := b.Status()
+		if st.HAProxy.Worker != worker || b.reloads() != 0 {
+			t.Errorf("worker %d where %d was, %d reloads", st.HAProxy.Worker, worker, b.reloads())
+		}
+	})
+}
+
+// TestLeftAndBack: a node that cannot be deleted yet comes back together with a reload. It serves; the maintenance in which it left
+// belongs to the worker before.
+func TestLeftAndBack(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := append(three(t), NewNode(t, "d"))
+		tmpl := filepath.Join(TempDir(t), "haproxy.tmpl")
+		touchTemplate(t, tmpl, 0)
+		b := Start(t, h, "--nodes", list(n...), "--template", tmpl)
+		b.WaitOnline(n...)
+		b.WaitApplied()
+		stuck := occupy(t, b, n[3])
+		for i := range 3 {
+			b.Delete(n[3].Addr)
+			b.WaitOnline(n[:3]...)
+			b.WaitApplied()
+			b.brake(http.MethodPut, "/1/lb/freeze", `{"reason":"a test"}`) // so that both come in one apply
+			touchTemplate(t, tmpl, i+1, fmt.Sprintf("backend other%d", i))
+			b.Signal(syscall.SIGHUP)
+			b.Put(n[3].Addr)
+			b.WaitStatus(func(st model.Status) bool { return st.Wanted > st.Applied && len(st.Servers) == 4 })
+			mark := len(b.Log())
+			b.brake(http.MethodDelete, "/1/lb/freeze", "")
+			b.WaitLog(mark, "msg=reloaded")
+			b.WaitOnline(n...)
+		}
+		stuck.finish()
+	})
+}
+
+// busy is a client whose request a node does not answer before finish.
+type busy struct {
+	t       *testing.T
+	conn    net.Conn
+	release func()
+}
+
+// occupy sends requests until one arrives at the node, which then waits.
+func occupy(t *testing.T, b *Balancer, n *Node) *busy {
+	t.Helper()
+	arrived, release := make(chan struct{}), make(chan struct{})
+	wait := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Wait") != "" {
+			close(arrived)
+			<-release
+		}
+	})
+	n.Handler.Store(&wait)
+	path := ""
+	for i := 0; path == ""; i++ {
+		p := fmt.Sprintf("/occupy/%d", i)
+		if _, node, _ := fetch(t, b.Traffic, p); node == n.Name {
+			path = p
+		}
+	}
+	conn, err := net.Dial("tcp", b.Traffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(free)
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nX-Wait: y\r\nConnection: close\r\n\r\n", path); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-arrived:
+	case <-time.After(Patience):
+		t.Fatal("the request does not arrive")
+	}
+	return &busy{t, conn, free}
+}
+
+// finish lets the node answer; the client must get that answer.
+func (c *busy) finish() {
+	c.t.Helper()
+	c.release()
+	resp, err := http.ReadResponse(bufio.NewReader(c.conn), nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		c.t.Errorf("the request that ran: %v, %v", resp, err)
+	}
+	_ = c.conn.Close()
+}
