@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/fnlb/fnlb/model"
@@ -101,7 +102,9 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	l.leaving = nil
 	l.untried = nil
 	for _, b := range out.untried {
-		l.untried = append(l.untried, b.Raw)
+		if !isPath(b.Raw) { // nobody else's connections could arrive at a file
+			l.untried = append(l.untried, b.Raw)
+		}
 	}
 	if out.method == model.Start {
 		l.running = true
@@ -236,3 +239,6 @@ func (l *loop) tell(a model.Apply, out outcome) {
 		log.Info("reloaded", "reasons", a.Reasons, "worker", a.Worker, "servers", len(out.next.state.Servers))
 	}
 }
+
+// isPath reports whether an address is a Unix socket with a name in the file system.
+func isPath(raw string) bool { return strings.HasPrefix(raw, "/") || strings.HasPrefix(raw, "unix@") }

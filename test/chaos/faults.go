@@ -37,7 +37,7 @@ var faults = []fault{
 	{row: 2, name: "a node that HAProxy refuses the text for, among others", cause: badNode},
 	{row: 3, name: "a broken template, then a good one", cause: func(w *world) {
 		w.edit([]string{"{{.Nope", "{{range .Services}}", "backend x\n  bogus 1", "{{.Absent.Field}}"}[w.r.IntN(4)], "what ran goes on")
-		w.edit("", "")
+		w.edit("", "msg=reloaded")
 	}},
 	{row: 4, name: "the port of a new listener is taken", cause: takenPort},
 	{row: 6, name: "haproxy.cfg truncated, changed or deleted", cause: func(w *world) {
@@ -71,6 +71,7 @@ var faults = []fault{
 		for range 3 {
 			w.change()
 		}
+		w.b.WaitLog(w.mark, "msg=reloaded")
 	}},
 	{row: 13, name: "somebody else makes HAProxy reload", cause: func(w *world) {
 		mark := len(w.b.Log())
@@ -91,7 +92,9 @@ var faults = []fault{
 	{name: "rolled back, then forward again", cause: func(w *world) {
 		w.edit("", "msg=reloaded") // so that there is something to go back to
 		w.brake("POST", "/1/lb/rollback", "")
+		mark := len(w.b.Log())
 		w.brake("DELETE", "/1/lb/freeze", "")
+		w.b.WaitLog(mark, "msg=reloaded")
 	}},
 	{name: "a node dies and comes back", gets: true, cause: func(w *world) {
 		i := w.r.IntN(pooled)
@@ -105,7 +108,8 @@ var faults = []fault{
 	}},
 }
 
-// edit changes the template and waits for what the log then says; "" does not wait.
+// edit changes the template and waits for what the log then says; with "" the caller waits, because nothing else tells that a template
+// is in force.
 func (w *world) edit(more, said string) {
 	w.t.Helper()
 	mark := len(w.b.Log())
@@ -215,7 +219,7 @@ func takenPort(w *world) {
 	if err := other.Close(); err != nil {
 		w.t.Error(err)
 	}
-	w.edit("", "")
+	w.edit("", "msg=reloaded")
 }
 
 func flood(w *world) {

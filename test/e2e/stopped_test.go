@@ -42,7 +42,7 @@ func TestStopped(t *testing.T) {
 						} else {
 							b.Delete(n[3].Addr)
 						}
-						mark = b.WaitLog(mark, "level=WARN", fmt.Sprintf("somebody stopped %s %d; continued", name, pid))
+						b.WaitLog(mark, "level=WARN", fmt.Sprintf("somebody stopped %s %d; continued", name, pid))
 						took := time.Since(began)
 						b.WaitApplied()
 						t.Logf("it goes on after %s, converged after %s", took, time.Since(began))
