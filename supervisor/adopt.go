@@ -38,6 +38,7 @@ type adoption struct {
 	inForce   *accepted      // what it has loaded, or what the files say where that is not certain
 	why       string         // why it has to load a text again; "" when all agrees
 	served    *served
+	leaving   map[serverName]leaving // what it has not deleted yet
 	took      time.Duration
 	err       error
 }
@@ -116,7 +117,11 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 			s.o.Log.Warn("a file that was half replaced could not be put right", "error", err)
 		}
 	}
-	a.served = s.servedBy(ctx, a.identity.Worker, a.inForce.text)
+	var rows []runtime.ServerState
+	a.served, rows = s.servedBy(ctx, a.identity.Worker, a.inForce.text)
+	if !a.inForce.uncertain {
+		a.leaving = leftBehind(a.inForce.text, rows, time.Now())
+	}
 	return a
 }
 
@@ -148,6 +153,9 @@ func (s *Supervisor) compare(a *adoption, found process.Identity, procs runtime.
 	}
 	var whole bool
 	bundle, certain, whole = s.o.Files.find(wanted, noted)
+	if noted.Doubt && noted.Worker == a.identity.Worker {
+		whole = false
+	}
 	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain || !whole}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
@@ -194,7 +202,7 @@ func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, 
 }
 
 // servedBy lists the servers that the worker has; when it does not say, those of the text.
-func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *served {
+func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) (*served, []runtime.ServerState) {
 	v := &served{addrs: map[netip.AddrPort]bool{}, names: map[model.ServerKey]netip.AddrPort{}}
 	add := func(backend, name string, at netip.AddrPort) {
 		if at.IsValid() && at.Port() != 0 {
@@ -214,7 +222,7 @@ func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) *
 			add(r.Backend, r.Server, r.Addr)
 		}
 	}
-	return v
+	return v, rows
 }
 
 // notAdopted reacts to a HAProxy that was found and cannot be adopted. It reports false for one that can.
@@ -250,7 +258,7 @@ func (l *loop) adopted(a adoption, began time.Time) {
 		return
 	}
 	now, log := time.Now(), l.s.o.Log
-	l.accepted, l.running, l.served = a.inForce, true, a.served
+	l.accepted, l.running, l.served, l.leaving = a.inForce, true, a.served, a.leaving
 	l.identity = a.identity
 	if a.abilities != (conf.Abilities{}) {
 		l.abilities = a.abilities

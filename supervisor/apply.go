@@ -180,6 +180,9 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	out.loading = true
 	if err := place(s.load(ctx, out, next), next.bundle, s.o.Files.Config+":"); err != nil {
 		out.err = err
+		if out.partly { // before the text is put back
+			err = errors.Join(err, s.o.Files.noteDoubt())
+		}
 		if out.inForce != nil {
 			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
 		}

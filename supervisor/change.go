@@ -140,6 +140,16 @@ func (out *outcome) stateOf(raw []byte) []byte {
 			known[serverName{s.Backend, s.Name}] = true
 		}
 	}
+	// HAProxy keeps a running weight where the text still gives the one that the file has as the initial weight: that of the text in force.
+	weights := map[string]int{}
+	if out.inForce != nil {
+		for _, p := range out.inForce.text.Pools() {
+			for _, m := range p.Members {
+				weights[m.Backend+"/"+m.Name] = m.Weight
+			}
+		}
+	}
+	raw = conf.SetInitialWeights(raw, weights)
 	return conf.FilterState(raw, func(backend, server string, maint bool) bool {
 		name := serverName{backend, server}
 		_, leaves := out.leaving[name]
@@ -155,12 +165,35 @@ func (out *outcome) stateOf(raw []byte) []byte {
 	})
 }
 
+// leftBehind lists the servers of a worker that are in maintenance and that its text does not have: an earlier process took them out. Where a
+// server-template makes names, that cannot be told.
+func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[serverName]leaving {
+	known := map[serverName]bool{}
+	for _, s := range text.Servers() {
+		known[serverName{s.Backend, s.Name}] = true
+	}
+	templated := map[string]bool{}
+	for _, s := range text.Sections {
+		for _, l := range s.Lines {
+			templated[s.Name] = templated[s.Name] || l.Words[0] == "server-template"
+		}
+	}
+	out := map[serverName]leaving{}
+	for _, r := range rows {
+		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] && !templated[r.Backend] {
+			out[name] = leaving{plan.Step{Kind: plan.Remove, Backend: r.Backend, Server: r.Server}, now}
+		}
+	}
+	return out
+}
+
 // forget drops what was observed of the servers that steps are about: it is from before.
 func (l *loop) forget(steps []plan.Step) {
 	about := map[serverName]bool{}
 	for _, s := range steps {
 		about[serverName{s.Backend, s.Server}] = true
 	}
+	l.made++
 	l.observed.raw = conf.FilterState(l.observed.raw, func(backend, server string, _ bool) bool { return !about[serverName{backend, server}] })
 }
 
@@ -170,7 +203,7 @@ const reapMost = 50
 // reap tries to delete servers that are leaving, in a task. One that still has connections, or idle ones in HAProxy's pool, is tried
 // again after the next observation. After hard-stop-after its connections are cut, as those of an old worker would be.
 func (l *loop) reap(now time.Time) {
-	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running || l.foreign {
+	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running || l.foreign || l.halted != 0 || !l.silentSince.IsZero() {
 		return
 	}
 	l.reaping = true
@@ -191,9 +224,15 @@ func (l *loop) reap(now time.Time) {
 					err = l.s.o.Runtime.Apply(ctx, worker, []runtime.Change{cut})
 				}
 				failed = errors.Join(failed, err)
+				if unanswered(err) {
+					break
+				}
 			}
 			ok, err := l.s.o.Runtime.DelServer(ctx, worker, name.backend, name.server)
 			failed = errors.Join(failed, err)
+			if unanswered(err) {
+				break
+			}
 			if ok {
 				gone = append(gone, name)
 			}
@@ -214,6 +253,9 @@ func (l *loop) reap(now time.Time) {
 		}
 	})
 }
+
+// unanswered reports whether HAProxy has not answered: questions that nobody answers block its master socket, ten of them are enough.
+func unanswered(err error) bool { return err != nil && !errors.As(err, new(*runtime.ChangeError)) }
 
 // live says by what method a planned change reaches HAProxy.
 func (out *outcome) live() model.Method {

@@ -283,7 +283,8 @@ func ensure(name string, data []byte, mode fs.FileMode) error {
 // Noted is what the next fnlb needs to know about the HAProxy that it may find.
 type Noted struct {
 	Revision string    `json:"revision"`
-	Loaded   string    `json:"loaded"` // what the worker reports: another one after changes at run time
+	Loaded   string    `json:"loaded"`          // what the worker reports: another one after changes at run time
+	Doubt    bool      `json:"doubt,omitempty"` // a change at run time was begun and is not complete: the worker has no text of ours
 	Config   string    `json:"config"`
 	Files    []string  `json:"files,omitempty"` // of the bundle
 	Master   int       `json:"master_pid"`
@@ -352,6 +353,19 @@ func (f Files) present() map[string]conf.File {
 		return nil
 	})
 	return out
+}
+
+// noteDoubt notes that what the worker has is not certain any more. Where nothing is noted, nothing is believed anyway.
+func (f Files) noteDoubt() error {
+	n, err := f.Noted()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return os.Remove(f.Applied())
+	}
+	n.Doubt = true
+	return f.writeNoted(n)
 }
 
 func (f Files) writeNoted(n Noted) error {

@@ -131,6 +131,10 @@ func (l *loop) noteFreeze(fr *model.Freeze, done func(error)) {
 
 // freeze holds from now on, whether or not it can be noted on disk: who pulls the brake in an emergency shall not fail for a full disk.
 func (l *loop) freeze(o order) {
+	if l.accepted.uncertain {
+		l.reply(o, "", notNow("what HAProxy has loaded is not known yet", "fnlb makes it load ours first; then try again"))
+		return
+	}
 	fr := model.Freeze{Reason: o.reason, Since: time.Now(), By: o.by, Revision: l.accepted.revision}
 	if fr.Reason == "" {
 		fr.Reason = "no reason given"
@@ -211,6 +215,9 @@ func (l *loop) rollback(o order) {
 		}
 		var held *heldError
 		if errors.As(out.err, &held) && l.death == nil {
+			if l.doubt(out) {
+				l.dirty(time.Now())
+			}
 			l.observeAt = time.Now()
 			l.reply(o, "", notNow(held.why, "fnlb sees to it; then try again"))
 			return

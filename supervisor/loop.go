@@ -55,6 +55,7 @@ type loop struct {
 	waits                 bool // what is to be done needs a reload, which is not allowed yet
 	holding               bool // reloads wait for old workers
 	leaving               map[serverName]leaving
+	made                  int  // changes at run time; what was observed before the last one is out of date
 	reaping               bool // a task deletes servers that left
 	foreign               bool // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
 	foreignWhy            string

@@ -31,6 +31,7 @@ type observation struct {
 	health map[model.ServerKey]model.Health
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
+	made   int // as of loop when it began
 	ports  sharing
 
 	stopped   int  // a process of HAProxy that somebody stopped: nothing was asked
@@ -40,6 +41,7 @@ type observation struct {
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
+	made := l.made
 	worker, master, stopped, prev, servers := l.haproxy.Worker, l.haproxy.Master, l.halted, l.observed, l.shown()
 	var binds []conf.Bind
 	if !time.Now().Before(l.sharingAt) && !l.applying && !l.accepted.uncertain {
@@ -59,6 +61,7 @@ func (l *loop) observe() {
 		took := time.Since(begin)
 		return func() {
 			l.observing = false
+			next.made = made
 			l.observeAt = time.Now().Add(min(max(20*took, observeLeast), observeMost))
 			l.saw(next)
 		}
@@ -268,6 +271,9 @@ func (l *loop) saw(o observation) {
 	l.answers()
 	if l.haproxy.OldWorkers != o.old {
 		l.haproxy.OldWorkers, l.changed = o.old, true
+	}
+	if o.made != l.made { // it began before a change
+		o.raw = l.observed.raw
 	}
 	l.observed = o
 	for _, srv := range o.asked {

@@ -74,7 +74,7 @@ func (l *loop) done(out outcome) {
 		l.applied = out.wanted
 		return
 	}
-	if before != nil && before.revision != out.next.revision {
+	if before != nil && before.revision != out.next.revision && !before.uncertain {
 		l.previous = before
 	}
 	l.inForce(now, out, first)
@@ -139,11 +139,12 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		}
 		return
 	}
+	doubtful := l.doubt(out)
 	if !l.running {
 		l.lost(death)
 		return
 	}
-	if l.doubt(out) {
+	if doubtful {
 		l.dirty(now)
 	}
 	if out.back {

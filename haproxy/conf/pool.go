@@ -59,7 +59,9 @@ func (t Text) Pools() []Pool {
 			p := Pool{Name: s.Name}
 			for _, l := range s.Lines {
 				if srv, ok := servers[l.No]; ok {
-					p.Members = append(p.Members, Member{Server: srv, Options: slices.Concat(from.options, srv.Words[3:])})
+					m := Member{Server: srv, Options: slices.Concat(from.options, srv.Words[3:])}
+					m.Weight = number(m.Options, "weight", 1)
+					p.Members = append(p.Members, m)
 					continue
 				}
 				read(&from, l.Words)

@@ -15,6 +15,7 @@ const (
 	colAddr     = 4
 	colOp       = 5 // first of the numbers that end with srv_f_forced_id
 	colAdmin    = 6
+	colInitial  = 8
 	colForced   = 16
 	colFQDN     = 17
 	colPort     = 18
@@ -73,6 +74,23 @@ func FilterState(state []byte, keep func(backend, server string, maint bool) boo
 			admin, err := strconv.Atoi(cols[colAdmin])
 			if !keep(cols[colBackend], cols[colServer], err == nil && admin&forcedMaint != 0) {
 				continue
+			}
+		}
+		out = append(out, line...)
+	}
+	return out
+}
+
+// SetInitialWeights writes the weights of the text that a worker stands for, by BACKEND/SERVER, into the column srv_iweight: after a
+// change at run time the worker itself still tells the weight that it was started with.
+func SetInitialWeights(state []byte, weights map[string]int) []byte {
+	out := make([]byte, 0, len(state))
+	for line := range strings.Lines(string(state)) {
+		cols := strings.Fields(line)
+		if len(cols) >= colRequired && !strings.HasPrefix(cols[0], "#") {
+			if w, ok := weights[cols[colBackend]+"/"+cols[colServer]]; ok && cols[colInitial] != strconv.Itoa(w) {
+				cols[colInitial] = strconv.Itoa(w)
+				line = strings.Join(cols, " ") + "\n"
 			}
 		}
 		out = append(out, line...)

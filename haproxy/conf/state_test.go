@@ -244,3 +244,12 @@ func TestFilterState(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestSetInitialWeights(t *testing.T) {
+	const row = "3 be 1 a 192.0.2.1 2 0 9 1 5 6 3 4 6 0 0 0 - 80 - 0 0 - - 0\n"
+	got := SetInitialWeights([]byte("1\n# be_id\n"+row+strings.Replace(row, " a ", " b ", 1)), map[string]int{"be/a": 9})
+	want := "1\n# be_id\n" + strings.Replace(row, " 9 1 ", " 9 9 ", 1) + strings.Replace(row, " a ", " b ", 1)
+	if string(got) != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

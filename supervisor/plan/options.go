@@ -27,6 +27,8 @@ func read(words []string) (options, string) {
 		switch off, no := strings.CutPrefix(words[i], "no-"); {
 		case !known || i+n >= len(words):
 			return nil, words[i]
+		case n == 1 && strings.Contains(words[i+1], "$"): // its value is HAProxy's
+			return nil, words[i]
 		case no:
 			delete(o, off)
 		case n == 0:
@@ -65,7 +67,7 @@ func keysOf(o options) func(func(string) bool) {
 func dynamic(p conf.Pool) string {
 	algorithm := "roundrobin"
 	if len(p.Balance) > 0 {
-		algorithm = p.Balance[0]
+		algorithm, _, _ = strings.Cut(p.Balance[0], "(") // random(2)
 	}
 	switch algorithm {
 	case "roundrobin", "leastconn", "first", "random":
@@ -84,9 +86,30 @@ func hashed(p conf.Pool) bool {
 	if len(p.Balance) == 0 {
 		return false
 	}
-	switch p.Balance[0] {
+	switch algorithm, _, _ := strings.Cut(p.Balance[0], "("); algorithm {
 	case "roundrobin", "leastconn", "random":
 		return false
 	}
 	return true
+}
+
+// opaque finds a line with which servers cannot come and go at run time, wherever it stands; "" there is none.
+//   - After .if it is not known what HAProxy reads.
+//   - With option external-check, `enable health` of an added server crashes the worker (2.6, 3.0 and 3.2, tried).
+//   - An added server gets no dynamic cookie on 2.6 (tried).
+func opaque(t conf.Text) string {
+	for _, s := range t.Sections {
+		for _, l := range s.Lines {
+			w := l.Words
+			switch {
+			case strings.HasPrefix(w[0], "."):
+				return w[0]
+			case len(w) > 1 && w[0] == "option" && w[1] == "external-check":
+				return "option external-check"
+			case w[0] == "cookie" && slices.Contains(w, "dynamic"):
+				return "cookie dynamic"
+			}
+		}
+	}
+	return ""
 }

@@ -194,14 +194,14 @@ func reason(c Cause, about []string) Reason {
 	return Reason{Cause: c, About: about}
 }
 
-// rest is the text without its servers and the addresses of its binds: what is left counts as settings.
+// rest is the text without the servers of its backends and the addresses of its binds: what is left counts as settings.
 func rest(t conf.Text) []string {
 	var out []string
 	for _, s := range t.Sections {
 		out = append(out, s.Kind+" "+s.Name+" from "+s.From)
 		for _, l := range s.Lines {
 			switch {
-			case len(l.Words) == 0, l.Words[0] == "server":
+			case len(l.Words) == 0, l.Words[0] == "server" && (s.Kind == "backend" || s.Kind == "listen"):
 			case l.Words[0] == "bind" && len(l.Words) > 1:
 				out = append(out, strings.Join(l.Words[2:], "\x00"))
 			default:

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
@@ -23,8 +24,10 @@ backend s
 `
 
 func TestMake(t *testing.T) {
+	peers := func(addr string) string { return "peers p\n  server other " + addr + "\n" + base }
 	edit := func(old, new string) string { return strings.Replace(base, old, new, 1) }
 	tests := map[string]struct {
+		was   string // base where it is empty
 		text  string
 		files map[string]conf.File
 		want  []string
@@ -34,8 +37,18 @@ func TestMake(t *testing.T) {
 		"nothing": {text: base, live: true},
 		"server added": {text: base + "  server c 192.0.2.3:80 id 7 weight 5 check\n", want: []string{"server-added s/c"}, live: true,
 			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("check id 7 inter 3s weight 5"), Checked: true}}},
-		"another option":         {text: base + "  server c 192.0.2.3:80 id 7 cookie x\n", want: []string{"server-added s/c", "server-option s/c cookie"}},
-		"without id":             {text: base + "  server c 192.0.2.3:80\n", want: []string{"server-added s/c", "server-option s/c without id"}},
+		"another option":       {text: base + "  server c 192.0.2.3:80 id 7 cookie x\n", want: []string{"server-added s/c", "server-option s/c cookie"}},
+		"without id":           {text: base + "  server c 192.0.2.3:80\n", want: []string{"server-added s/c", "server-option s/c without id"}},
+		"a backup":             {text: base + "  server c 192.0.2.3:80 id 7 backup\n", want: []string{"server-added s/c", "server-option s/c backup"}},
+		"a value of HAProxy's": {text: base + "  server c 192.0.2.3:80 id 7 maxconn \"$N\"\n", want: []string{"server-added s/c", "server-option s/c maxconn"}},
+		"a peer and a server":  {text: peers("192.0.2.9:1024") + "  server c 192.0.2.3:80 id 7\n", was: peers("192.0.2.8:1024"), want: []string{"server-added s/c", "settings"}},
+		"within .if":           {text: base + "backend o\n.if 0\n  server c 192.0.2.3:80 id 7\n.endif\n", was: base + "backend o\n.if 0\n.endif\n", want: []string{"server-added o/c", "not-dynamic .if"}},
+		"external checks":      {text: base + "  option external-check\n  server c 192.0.2.3:80 id 7\n", was: base + "  option external-check\n", want: []string{"server-added s/c", "not-dynamic option external-check"}},
+		"its address goes to an earlier backend": {
+			was: "backend r\n  server x 192.0.2.7:80\nbackend s\n  server a 192.0.2.1:80\n", text: "backend r\n  server x 192.0.2.7:80\n  server y 192.0.2.1:80\nbackend s\n",
+			want: []string{"server-added r/y", "server-removed s/a"}, live: true, steps: []Step{
+				{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80"}, {Kind: Add, Backend: "r", Server: "y", Address: "192.0.2.1:80"},
+			}},
 		"a name":                 {text: base + "  server c web:80 id 7\n", want: []string{"server-added s/c", "server-option s/c web:80"}},
 		"weight":                 {text: edit("id 5", "id 5 weight 20"), want: []string{"server-changed s/a"}, live: true, steps: []Step{{Kind: Weight, Backend: "s", Server: "a", Value: "20"}}},
 		"words in another order": {text: edit("192.0.2.1:80 id 5", "192.0.2.1:80 inter 3s id 5"), want: []string{"server-changed s/a"}, live: true},
@@ -58,7 +71,7 @@ func TestMake(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, err := Make(conf.Bundle{Main: []byte(base)}, conf.Bundle{Main: []byte(test.text), Files: test.files})
+			p, err := Make(conf.Bundle{Main: []byte(cmp.Or(test.was, base))}, conf.Bundle{Main: []byte(test.text), Files: test.files})
 			if err != nil {
 				t.Fatal(err)
 			}

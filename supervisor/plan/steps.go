@@ -32,10 +32,13 @@ type Step struct {
 
 // steps says how a running worker comes from one text to another that differs in server lines only. Reasons say why it cannot.
 func steps(was, now conf.Text) (out []Step, why []Reason) {
+	if word := opaque(now); word != "" {
+		return nil, []Reason{{Cause: NotDynamic, About: []string{word}}}
+	}
 	before, after := was.Pools(), now.Pools()
 	var removals, additions, changes []Step
-	freed := map[netip.AddrPort]int{} // which removal frees an address
-	var taken []int                   // removals that must come first
+	freed := map[netip.AddrPort][]int{} // which removals free an address
+	var wanted []netip.AddrPort         // by additions
 	refuse := func(cause Cause, about string) { why = append(why, Reason{Cause: cause, About: []string{about}}) }
 	for i, next := range after {
 		old := map[string]conf.Member{}
@@ -62,7 +65,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 		}
 		for _, m := range before[i].Members {
 			if !same[m.Name] {
-				freed[m.Addr] = len(removals)
+				freed[m.Addr] = append(freed[m.Addr], len(removals))
 				gone, word := add(before[i], m)
 				if word != "" {
 					gone = Step{Backend: m.Backend, Server: m.Name}
@@ -82,9 +85,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 				refuse(ServerOption, key(m)+" "+word)
 				continue
 			}
-			if r, ok := freed[m.Addr]; ok && m.Addr.IsValid() {
-				taken = append(taken, r)
-			}
+			wanted = append(wanted, m.Addr)
 			additions = append(additions, step)
 		}
 		if !ordered(before[i], next) {
@@ -95,6 +96,10 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 		return nil, why
 	}
 	// A removal that frees an address comes before the addition that takes it; otherwise capacity must not dip.
+	var taken []int
+	for _, addr := range wanted {
+		taken = append(taken, freed[addr]...)
+	}
 	var first, last []Step
 	for i, r := range removals {
 		if slices.Contains(taken, i) {
@@ -125,7 +130,10 @@ func add(p conf.Pool, m conf.Member) (Step, string) {
 	if !m.Addr.IsValid() {
 		return Step{}, m.Raw // a name, a socket, an offset: not proven to be the same at run time
 	}
-	if _, keyed := o["hash-key"]; hashed(p) && m.ID == 0 && !keyed {
+	if _, backup := o["backup"]; backup {
+		return Step{}, "backup" // of several the first line counts, and an added server is the last
+	}
+	if k := o["hash-key"]; hashed(p) && m.ID == 0 && (k == "" || k == "id") {
 		return Step{}, "without id" // the worker and the file would choose different ones
 	}
 	_, checked := o["check"]
@@ -155,9 +163,9 @@ func alter(o, m conf.Member) ([]Step, bool) {
 	return out, maps.Equal(was, now)
 }
 
-// ordered reports whether the order of the lines makes no difference: only `balance first` goes by it.
+// ordered reports whether the order of the lines makes no difference: `balance first` and a map-based hash go by it.
 func ordered(was, now conf.Pool) bool {
-	if len(now.Balance) == 0 || now.Balance[0] != "first" {
+	if dynamic(now) == "" && (len(now.Balance) == 0 || now.Balance[0] != "first") {
 		return true
 	}
 	return slices.EqualFunc(was.Members, now.Members, func(a, b conf.Member) bool { return a.Name == b.Name })

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -61,7 +62,16 @@ func Binary(t *testing.T) string {
 }
 
 // Main runs the tests of a package that builds the binary, and removes it afterwards; for TestMain.
+//
+// These tests wait most of their time, so that more of them run side by side than there are processors.
 func Main(m *testing.M) (code int) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("6"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	code = m.Run()
 	if err := removeBinary(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -67,7 +67,7 @@ func TestOneBadOf200(t *testing.T) {
 				named++
 			}
 		}
-		if named != 1 || len(st.Degraded) != 1 || st.HAProxy.Worker == worker {
+		if named != 1 || len(st.Degraded) != 1 || st.HAProxy.Worker != worker {
 			t.Errorf("problems %+v, degraded %v", st.Problems, st.Degraded)
 		}
 		longest := 0.0

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
 )
 
@@ -77,6 +80,51 @@ func TestLeftAndBack(t *testing.T) {
 			b.WaitOnline(n...)
 		}
 		stuck.finish()
+	})
+}
+
+// TestLeftBehind: a node that could not be deleted yet when fnlb was killed is deleted by the next one, and may come back before.
+func TestLeftBehind(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := append(three(t), NewNode(t, "d"))
+		b := Start(t, h, "--nodes", list(n[:3]...))
+		b.WaitOnline(n[:3]...)
+		b.Put(n[3].Addr)
+		b.WaitOnline(n...)
+		stuck := occupy(t, b, n[3])
+		b.Delete(n[3].Addr)
+		b.WaitLog(0, "changed at run time", "server-removed nodes/"+n[3].Addr)
+		b.WaitApplied()
+		b.Eventually(func() string { // what the API changed is kept a moment later
+			text, err := os.ReadFile(filepath.Join(b.Dir, "sources", "nodes.json"))
+			if err != nil || strings.Contains(string(text), `"`+n[3].Addr+`"},"since"`) {
+				return fmt.Sprintf("%s %v", text, err)
+			}
+			return ""
+		})
+		b.Signal(syscall.SIGKILL)
+		b.WaitExit()
+		mark := len(b.Log())
+		b.Run(h, "--nodes", list(n[:3]...))
+		b.WaitLog(mark, "adopted the HAProxy", "reload=false")
+		stuck.finish()
+		client := runtime.New(filepath.Join(b.Dir, "private", "master.sock"))
+		b.Eventually(func() string {
+			_, worker, _, err := client.Serving(t.Context())
+			if err != nil {
+				return err.Error()
+			}
+			_, rows, err := client.ServersState(t.Context(), worker)
+			if err != nil || len(rows) != 3 {
+				return fmt.Sprintf("%+v %v", rows, err)
+			}
+			return ""
+		})
+		b.Put(n[3].Addr)
+		b.WaitOnline(n...)
+		if b.reloads() != 0 {
+			t.Errorf("%d reloads", b.reloads())
+		}
 	})
 }
 
