@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,7 +33,7 @@ func ask(addr, method, node string) (status int, err error) {
 }
 
 func send(addr, method, path, body string) (status int, err error) {
-	req, err := http.NewRequest(method, "http://"+addr+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+addr+path, strings.NewReader(body))
 	if err != nil {
 		return 0, err
 	}

@@ -234,12 +234,18 @@ func flood(w *world) {
 }
 
 func slowClients(w *world) {
+	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close() // nothing of it matters
+		}
+	}()
 	for i := range 200 {
 		c, err := net.Dial("tcp", w.b.Mgmt)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // nothing of it matters
+		conns = append(conns, c)
 		if _, err := c.Write([]byte([]string{"P", "PUT /1/lb/nodes HTTP/1.1\r\nX: ", "PUT /1/lb/nodes HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"}[i%3])); err != nil {
 			w.t.Fatal(err)
 		}
@@ -264,6 +270,6 @@ func flap(w *world) {
 
 // files counts what a process has open.
 func files(pid int) (int, error) {
-	open, err := os.ReadDir(filepath.Join("/proc", fmt.Sprint(pid), "fd"))
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return len(open), err
 }

@@ -70,7 +70,7 @@ func newWorld(t *testing.T, h haproxytest.HAProxy, seed uint64) *world {
 	return w
 }
 
-// template writes the built-in template with a comment that makes it new, and more behind it.
+// template writes the built-in template with an empty backend of another name each time, so that it takes a reload, and more behind it.
 func (w *world) template(more string) {
 	w.t.Helper()
 	builtin, err := os.ReadFile("../../templates/haproxy.tmpl")
@@ -78,7 +78,7 @@ func (w *world) template(more string) {
 		w.t.Fatal(err)
 	}
 	w.edits++
-	w.write(w.tmpl, fmt.Sprintf("%s\n# edit %d\n%s\n", builtin, w.edits, more))
+	w.write(w.tmpl, fmt.Sprintf("%s\nbackend edit%d\n%s\n", builtin, w.edits, more))
 }
 
 // write replaces a file as an editor does.
@@ -242,7 +242,11 @@ func (w *world) served() {
 	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	var last error
 	for time.Since(begin) < e2e.Patience {
-		resp, err := client.Get("http://" + w.b.Traffic + "/")
+		req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://"+w.b.Traffic+"/", nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		resp, err := client.Do(req)
 		if err == nil {
 			err = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK && err == nil {
