@@ -112,6 +112,9 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 		}
 	}
 	bundle, certain := s.compare(&a, found, procs, revision)
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.disk = a.inForce
 	if certain {
 		if err := s.o.Files.restore(bundle, bundle.Revision()); err != nil {
 			s.o.Log.Warn("a file that was half replaced could not be put right", "error", err)
@@ -120,6 +123,10 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 	var rows []runtime.ServerState
 	a.served, rows = s.servedBy(ctx, a.identity.Worker, a.inForce.text)
 	if !a.inForce.uncertain {
+		if what := disagreement(a.inForce.text, rows); what != "" && a.why == "" {
+			a.why, a.inForce.uncertain = "adopted, and HAProxy was changed at run time where the files were not: "+what, true
+			return a
+		}
 		a.leaving = leftBehind(a.inForce.text, rows, time.Now())
 	}
 	return a

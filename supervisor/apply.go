@@ -57,6 +57,7 @@ type job struct {
 	silentSince time.Time // HAProxy has not answered since; zero: it answers
 	causes      causes    // who or what made it necessary
 	mayReload   bool      // else a reload has to wait
+	askFirst    bool      // haproxy -c is asked before anything is changed, also at run time
 	leaving     map[serverName]leaving
 }
 
@@ -77,6 +78,7 @@ type outcome struct {
 	held     bool  // it needs a reload, which has to wait
 	again    bool  // the text in force was started again
 	partly   bool  // a change at run time was begun and is not complete
+	files    bool  // the files hold next
 	noted    error // why it could not be noted for the next start
 	began    time.Time
 	took     time.Duration
@@ -87,7 +89,7 @@ func (l *loop) startApply(now time.Time) {
 	j := job{
 		wanted: l.wanted.Revision, renderer: l.renderer, abilities: l.abilities, inForce: l.accepted, method: model.Reload,
 		worker: l.haproxy.Worker, lastState: l.observed.raw, foreign: l.foreign, why: l.foreignWhy, silentSince: l.silentSince,
-		mayReload: l.mayReload(now), leaving: maps.Clone(l.leaving),
+		mayReload: l.mayReload(now), leaving: maps.Clone(l.leaving), askFirst: l.save.refused,
 	}
 	l.dirtySince, l.urgent = time.Time{}, false
 	if !l.running {
@@ -112,7 +114,7 @@ func (l *loop) startApply(now time.Time) {
 	default:
 		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
-		if l.running && !l.foreign && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
+		if l.running && !l.foreign && !j.askFirst && j.renderer == l.accepted.renderer && j.state.Equal(l.accepted.state) {
 			l.done(outcome{job: j, next: l.accepted, began: now})
 			return
 		}
@@ -157,7 +159,7 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	if out.method == model.Runtime { // an earlier attempt of this apply was refused
 		out.method = model.Reload
 	}
-	if out.method == model.Reload && !out.foreign && out.inForce.revision == next.revision {
+	if out.method == model.Reload && !out.foreign && !out.askFirst && out.inForce.revision == next.revision {
 		out.next = next.loadedAs(out.inForce.loaded)
 		return
 	}
@@ -174,55 +176,81 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	if out.err = s.awake(out); out.err != nil {
 		return
 	}
+	if out.method == model.Runtime && !out.askFirst && s.atRuntime(ctx, out, next) {
+		return // the files follow
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	before := s.disk
 	if err := s.prepare(ctx, out, next); err != nil {
+		s.noteDoubt(out)
 		return
 	}
 	out.loading = true
 	if err := place(s.load(ctx, out, next), next.bundle, s.o.Files.Config+":"); err != nil {
 		out.err = err
-		if out.partly { // before the text is put back
-			err = errors.Join(err, s.o.Files.noteDoubt())
-		}
-		if out.inForce != nil {
-			out.err = errors.Join(err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision))
-		}
+		s.noteDoubt(out) // before the text is put back
+		out.err = errors.Join(out.err, s.restore(before))
 		return
 	}
 	s.o.Files.at("loaded")
-	loaded := next.revision
-	if out.method == model.Runtime {
-		loaded = out.inForce.loaded
+	if out.next == nil { // else it was changed at run time
+		out.next = next.loadedAs(next.revision)
 	}
-	out.next = next.loadedAs(loaded)
-	out.noted = s.note(out)
+	out.files = true
+	out.noted = s.note(out.next, out.running(), out.began)
 	s.o.Files.at("noted")
 }
 
-// note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
-func (s *Supervisor) note(out *outcome) error {
-	n := Noted{
-		Revision: out.next.revision, Loaded: out.next.loaded, Files: slices.Sorted(maps.Keys(out.next.bundle.Files)), Launch: s.o.Launch,
-		Master: out.identity.Master, Ticks: out.identity.Ticks, Worker: out.worker, Started: out.identity.Started, At: out.began,
+// atRuntime takes the steps of the plan in the running worker. It reports false where a reload has to make good what it did.
+func (s *Supervisor) atRuntime(ctx context.Context, out *outcome, next *accepted) bool {
+	err := s.change(ctx, out)
+	if err == nil {
+		out.worker, out.next = out.job.worker, next.loadedAs(out.inForce.loaded)
+		s.o.Files.at("changed")
+		return true
 	}
-	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(out.next.bundle), s.o.Process.TrimLog())
+	out.partly = true
+	if held := s.silence(ctx, out, err); held != nil {
+		out.err = held
+		s.noteDoubt(out)
+		return true
+	}
+	out.method = model.Reload
+	out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
+	s.o.Log.Warn("not changed at run time, reloading", "error", err)
+	return false
+}
+
+// noteDoubt notes for the next fnlb that what the worker has is not certain, where that is so.
+func (s *Supervisor) noteDoubt(out *outcome) {
+	if out.partly {
+		out.err = errors.Join(out.err, s.o.Files.noteDoubt())
+	}
+}
+
+// running is the HAProxy that has loaded what is next.
+func (out *outcome) running() process.Identity {
+	id := out.identity
+	id.Worker = out.worker
+	return id
+}
+
+// note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
+func (s *Supervisor) note(a *accepted, id process.Identity, at time.Time) error {
+	n := Noted{
+		Revision: a.revision, Loaded: a.loaded, Files: slices.Sorted(maps.Keys(a.bundle.Files)), Launch: s.o.Launch,
+		Master: id.Master, Ticks: id.Ticks, Worker: id.Worker, Started: id.Started, At: at,
+	}
+	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(a.bundle), s.o.Process.TrimLog())
 }
 
 // prepare does everything that can fail before anything live is touched.
 func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) error {
 	f := s.o.Files
-	if err := f.stage(next.bundle, next.revision); err != nil {
-		out.refuse(err, false)
-		return err
-	}
-	f.at("staged")
 	var err error
-	if out.warnings, err = s.o.Checker.Check(ctx, f.candidates()...); err != nil {
-		final := refusedByHAProxy(err)
-		err = place(err, next.bundle, f.candidate()+":")
-		if final {
-			err = errors.Join(err, f.refuse())
-		}
-		out.refuse(err, final)
+	if out.warnings, err = s.vet(ctx, next); err != nil {
+		out.refuse(err, refusedByHAProxy(err))
 		return err
 	}
 	if out.untried, err = s.checkBinds(ctx, out, next); err != nil {
@@ -230,19 +258,28 @@ func (s *Supervisor) prepare(ctx context.Context, out *outcome, next *accepted) 
 		return err
 	}
 	f.at("tried")
-	var before []byte
-	if out.inForce != nil {
-		before = out.inForce.bundle.Main
-	}
-	if err := f.commit(before); err != nil {
-		if out.inForce != nil {
-			err = errors.Join(err, f.restore(out.inForce.bundle, out.inForce.revision))
-		}
+	if err := s.commit(next); err != nil {
 		out.refuse(err, false)
 		return err
 	}
-	f.at("committed")
 	return nil
+}
+
+// vet writes a configuration beside the files in force and asks haproxy -c about it. Its refusal is kept for reading.
+func (s *Supervisor) vet(ctx context.Context, next *accepted) (warnings string, err error) {
+	f := s.o.Files
+	if err := f.stage(next.bundle, next.revision); err != nil {
+		return "", err
+	}
+	f.at("staged")
+	if warnings, err = s.o.Checker.Check(ctx, f.candidates()...); err != nil {
+		final := refusedByHAProxy(err)
+		err = place(err, next.bundle, f.candidate()+":")
+		if final {
+			err = errors.Join(err, f.refuse())
+		}
+	}
+	return warnings, err
 }
 
 // checkBinds tries the addresses of a text whose listeners differ from those in force.
@@ -283,20 +320,8 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	if out.method == model.Runtime {
-		err := s.change(ctx, out)
-		if err == nil {
-			out.worker = out.job.worker
-			return nil
-		}
-		out.partly = true
-		if held := s.silence(ctx, out, err); held != nil {
-			return held
-		}
-		// The file is right already: whatever the worker has done of it, a reload makes good.
-		out.method = model.Reload
-		out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
-		s.o.Log.Warn("not changed at run time, reloading", "error", err)
+	if out.method == model.Runtime && s.atRuntime(ctx, out, next) {
+		return out.err
 	}
 	raw, _, err := s.o.Runtime.ServersState(ctx, out.job.worker)
 	if err != nil {
@@ -306,14 +331,14 @@ func (s *Supervisor) load(ctx context.Context, out *outcome, next *accepted) err
 		s.o.Log.Warn("health is forgotten by this reload", "error", fmt.Errorf("ask worker %d for its servers: %w", out.job.worker, err))
 		raw = out.lastState
 	}
-	s.keepState(out.stateOf(raw), next.text)
+	s.keepState(out.stateOf(raw, next.text), next.text)
 	s.o.Files.at("health")
 	out.worker, err = s.o.Runtime.Reload(ctx, next.revision)
 	return err
 }
 
 func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) error {
-	s.keepState(out.stateOf(out.lastState), next.text)
+	s.keepState(out.stateOf(out.lastState, next.text), next.text)
 	s.o.Files.at("health")
 	limit, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -332,16 +357,18 @@ func (s *Supervisor) start(ctx context.Context, out *outcome, next *accepted) er
 
 // startAgain starts the text in force after HAProxy died: it was checked before, so nothing stands between death and service.
 func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if s.o.Gone() != "" {
 		out.err = s.o.Rebuild() // without its folders nothing starts
 	}
-	if out.err = errors.Join(out.err, s.o.Files.restore(out.inForce.bundle, out.inForce.revision)); out.err != nil {
+	if out.err = errors.Join(out.err, s.restore(out.inForce)); out.err != nil {
 		return
 	}
 	out.loading = true
 	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
-		out.next, out.again = out.inForce.loadedAs(out.inForce.revision), true
-		out.noted = s.note(out)
+		out.next, out.again, out.files = out.inForce.loadedAs(out.inForce.revision), true, true
+		out.noted = s.note(out.next, out.running(), out.began)
 	}
 }
 

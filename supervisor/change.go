@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -133,19 +134,28 @@ func (l *loop) changedAtRuntime(out outcome, now time.Time) {
 // stateOf takes out of a reply to `show servers state` what must not outlive a change at run time: lines of servers that are leaving, or
 // that the text in force does not have. They are in maintenance by our doing, and a server of the same name in the next text is not.
 // Where it is not certain what is in force, every server in maintenance may be such a one.
-func (out *outcome) stateOf(raw []byte) []byte {
+func (out *outcome) stateOf(raw []byte, next conf.Text) []byte {
 	known := map[serverName]bool{}
 	if out.inForce != nil {
 		for _, s := range out.inForce.text.Servers() {
 			known[serverName{s.Backend, s.Name}] = true
 		}
 	}
-	// HAProxy keeps a running weight where the text still gives the one that the file has as the initial weight: that of the text in force.
+	// HAProxy keeps a running weight where the text still gives the one that the file has as the initial weight: that of the text in
+	// force. Where it is not certain what that is, none is kept.
 	weights := map[string]int{}
 	if out.inForce != nil {
-		for _, p := range out.inForce.text.Pools() {
+		text := out.inForce.text
+		if out.inForce.uncertain {
+			text = next
+		}
+		for _, p := range text.Pools() {
 			for _, m := range p.Members {
-				weights[m.Backend+"/"+m.Name] = m.Weight
+				w := m.Weight
+				if out.inForce.uncertain {
+					w = (w + 1) % (maxWeight + 1)
+				}
+				weights[m.Backend+"/"+m.Name] = w
 			}
 		}
 	}
@@ -165,6 +175,9 @@ func (out *outcome) stateOf(raw []byte) []byte {
 	})
 }
 
+// maxWeight is the largest weight of a server (configuration manual 5.2, "weight").
+const maxWeight = 256
+
 // leftBehind lists the servers of a worker that are in maintenance and that its text does not have: an earlier process took them out. Where a
 // server-template makes names, that cannot be told.
 func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[serverName]leaving {
@@ -172,19 +185,49 @@ func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[s
 	for _, s := range text.Servers() {
 		known[serverName{s.Backend, s.Name}] = true
 	}
-	templated := map[string]bool{}
-	for _, s := range text.Sections {
-		for _, l := range s.Lines {
-			templated[s.Name] = templated[s.Name] || l.Words[0] == "server-template"
-		}
-	}
 	out := map[serverName]leaving{}
 	for _, r := range rows {
-		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] && !templated[r.Backend] {
+		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] && !text.Templates(r.Backend) {
 			out[name] = leaving{plan.Step{Kind: plan.Remove, Backend: r.Backend, Server: r.Server}, now}
 		}
 	}
 	return out
+}
+
+// disagreement names a server that a worker does not have as its text says, "" where there is none: who changed it at run time was killed
+// before the files followed. Rows is nil where the worker did not answer, and then nothing is known.
+func disagreement(text conf.Text, rows []runtime.ServerState) string {
+	if rows == nil {
+		return ""
+	}
+	has := make(map[serverName]runtime.ServerState, len(rows))
+	for _, r := range rows {
+		has[serverName{r.Backend, r.Server}] = r
+	}
+	for _, p := range text.Pools() {
+		for _, m := range p.Members {
+			name := serverName{m.Backend, m.Name}
+			r, ok := has[name]
+			delete(has, name)
+			switch {
+			case !m.Addr.IsValid(): // a name that HAProxy resolves, a socket
+			case !ok:
+				return fmt.Sprintf("%s/%s is not there", m.Backend, m.Name)
+			case r.Addr.IsValid() && netip.AddrPortFrom(r.Addr.Addr().Unmap(), r.Addr.Port()) != netip.AddrPortFrom(m.Addr.Addr().Unmap(), m.Addr.Port()):
+				return fmt.Sprintf("%s/%s is at %s", m.Backend, m.Name, r.Addr)
+			case r.Weight != m.Weight:
+				return fmt.Sprintf("%s/%s has weight %d", m.Backend, m.Name, r.Weight)
+			case r.Forced && !slices.Contains(m.Options, "disabled"):
+				return fmt.Sprintf("%s/%s is in maintenance", m.Backend, m.Name)
+			}
+		}
+	}
+	for _, r := range rows { // in HAProxy's order
+		if _, more := has[serverName{r.Backend, r.Server}]; more && !r.Maint && !text.Templates(r.Backend) {
+			return fmt.Sprintf("%s/%s is not in the text", r.Backend, r.Server)
+		}
+	}
+	return ""
 }
 
 // forget drops what was observed of the servers that steps are about: it is from before.
@@ -203,7 +246,7 @@ const reapMost = 50
 // reap tries to delete servers that are leaving, in a task. One that still has connections, or idle ones in HAProxy's pool, is tried
 // again after the next observation. After hard-stop-after its connections are cut, as those of an old worker would be.
 func (l *loop) reap(now time.Time) {
-	if len(l.leaving) == 0 || l.reaping || l.busy() || !l.running || l.foreign || l.halted != 0 || !l.silentSince.IsZero() {
+	if len(l.leaving) == 0 || l.reaping || l.changing() || !l.running || l.foreign || l.halted != 0 || !l.silentSince.IsZero() {
 		return
 	}
 	l.reaping = true

@@ -49,11 +49,12 @@ type world struct {
 	failReload  error
 	changes     []string // at run time
 	failApply   error
-	busy        map[string]bool // server that cannot be deleted yet
-	old         int             // workers of earlier configurations
-	down        map[string]bool // server name → HAProxy finds it down
-	silent      bool            // the worker does not answer
-	halted      map[int]bool    // processes that somebody stopped
+	asleep      map[string]string // server in maintenance → its line
+	busy        map[string]bool   // server that cannot be deleted yet
+	old         int               // workers of earlier configurations
+	down        map[string]bool   // server name → HAProxy finds it down
+	silent      bool              // the worker does not answer
+	halted      map[int]bool      // processes that somebody stopped
 	continued   []int
 
 	probes  map[string]int          // by address
@@ -103,7 +104,7 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), exited: make(chan error, 1), worker: 100, down: map[string]bool{}, probes: map[string]int{},
-		healthy: map[string]check.Result{}, names: map[string][]string{}, halted: map[int]bool{}, log: &strings.Builder{}, done: make(chan error, 1),
+		healthy: map[string]check.Result{}, names: map[string][]string{}, halted: map[int]bool{}, asleep: map[string]string{}, log: &strings.Builder{}, done: make(chan error, 1),
 	}
 	w.renderer = &textRenderer{w: w, title: "one"}
 	w.s = New(Options{
@@ -377,10 +378,35 @@ func (r *fakeRuntime) Apply(_ context.Context, worker int, list []runtime.Change
 	if r.failApply != nil || !r.alive || worker != r.worker {
 		return cmp.Or(r.failApply, errors.New("no such worker"))
 	}
-	revision := r.revision
-	(*world)(r).load()
-	r.revision = revision
+	for _, c := range list {
+		(*world)(r).obey(strings.Fields(c.String()))
+	}
 	return nil
+}
+
+// obey does to what is loaded what a worker does with these commands; mu is held. Servers stand at the end of a text, by name.
+func (w *world) obey(cmd []string) {
+	_, name, _ := strings.Cut(cmd[2], "/")
+	var lines, servers []string
+	for line := range strings.Lines(w.loaded) {
+		switch f := strings.Fields(line); {
+		case len(f) < 3 || f[0] != "server":
+			lines = append(lines, line)
+		case f[1] == name && cmd[len(cmd)-1] == "maint":
+			w.asleep[name] = line
+		default:
+			servers = append(servers, line)
+		}
+	}
+	switch {
+	case cmd[0] == "add":
+		w.asleep[name] = fmt.Sprintf("  server %s %s\n", name, cmd[3])
+	case cmd[len(cmd)-1] == "ready" && w.asleep[name] != "":
+		servers = append(servers, w.asleep[name])
+		delete(w.asleep, name)
+	}
+	slices.Sort(servers)
+	w.loaded = strings.Join(append(lines, servers...), "")
 }
 
 func (r *fakeRuntime) DelServer(_ context.Context, _ int, backend, server string) (bool, error) {
@@ -427,7 +453,7 @@ func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.
 	var rows []runtime.ServerState
 	for line := range strings.Lines(r.loaded) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "server" {
-			rows = append(rows, runtime.ServerState{Backend: "s", Server: f[1], Addr: netip.MustParseAddrPort(f[2]), Up: !r.down[f[1]]})
+			rows = append(rows, runtime.ServerState{Backend: "s", Server: f[1], Addr: netip.MustParseAddrPort(f[2]), Up: !r.down[f[1]], Weight: 1})
 		}
 	}
 	return []byte("1\n"), rows, nil

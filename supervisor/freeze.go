@@ -78,8 +78,8 @@ func conflict(reason, mend string) model.Problem {
 
 // obey carries out the next order, when nothing else is under way that changes files.
 func (l *loop) obey() {
-	if len(l.orders) == 0 || l.busy() {
-		return
+	if len(l.orders) == 0 || l.busy() || !l.save.since.IsZero() && l.save.failed == "" && l.running && !l.foreign {
+		return // in the last case the files are written first
 	}
 	o := l.orders[0]
 	l.orders = l.orders[1:]
@@ -93,8 +93,11 @@ func (l *loop) obey() {
 	}
 }
 
-// busy reports whether a task is under way that changes files: applies, orders and mending exclude each other.
-func (l *loop) busy() bool { return l.applying || l.ordering || l.mending }
+// changing reports whether a task is under way beside which nothing is applied: applies, orders and mending exclude each other.
+func (l *loop) changing() bool { return l.applying || l.ordering || l.mending }
+
+// busy reports whether a task is under way that changes files.
+func (l *loop) busy() bool { return l.changing() || l.save.running }
 
 // refuseOrders answers those that nobody carries out any more.
 func (l *loop) refuseOrders() {
@@ -114,13 +117,15 @@ func (l *loop) reply(o order, msg string, err error) {
 // noteFreeze writes a freeze of what is in force, or removes it when fr is nil, in a task.
 func (l *loop) noteFreeze(fr *model.Freeze, done func(error)) {
 	l.ordering = true
-	files, inForce := l.s.o.Files, l.accepted
+	s := l.s
 	l.task(func(context.Context) func() {
+		s.writing.Lock()
+		defer s.writing.Unlock()
 		var err error
 		if fr == nil {
-			err = files.removeFrozen()
+			err = s.o.Files.removeFrozen()
 		} else {
-			err = files.writeFrozen(*fr, inForce)
+			err = s.o.Files.writeFrozen(*fr, s.disk)
 		}
 		return func() {
 			l.ordering, l.changed = false, true
@@ -151,10 +156,7 @@ func (l *loop) pin(fr model.Freeze, o order, msg string) {
 	l.s.o.Log.Warn("frozen: nothing is applied until fnlb thaw", "reason", fr.Reason, "by", fr.By, "text", fr.Revision)
 	l.keep(model.Apply{Revision: l.applied, At: time.Now(), Method: model.Froze, Reasons: []string{fr.Reason}, Causes: []string{"freeze by " + fr.By}})
 	l.noteFreeze(&fr, func(err error) {
-		l.unnoted = ""
-		if err != nil {
-			l.unnoted = printable(err.Error())
-			l.s.o.Log.Error("frozen, and a restart of fnlb would forget it", "error", err)
+		if l.notedFreeze(err); err != nil {
 			l.reply(o, "", notNow("frozen, but a restart of fnlb would forget it: "+l.unnoted, "freeze again once the run directory can be written"))
 			return
 		}
@@ -200,7 +202,7 @@ func (l *loop) rollback(o order) {
 	}
 	j := job{
 		renderer: l.accepted.renderer, inForce: l.accepted, method: model.Reload, worker: l.haproxy.Worker, lastState: l.observed.raw,
-		foreign: l.foreign, back: true, fixed: l.previous, silentSince: l.silentSince, mayReload: true, leaving: maps.Clone(l.leaving),
+		foreign: l.foreign, back: true, askFirst: true, fixed: l.previous, silentSince: l.silentSince, mayReload: true, leaving: maps.Clone(l.leaving),
 	}
 	if l.previous != nil {
 		j.wanted = l.previous.state.Revision

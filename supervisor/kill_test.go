@@ -40,20 +40,27 @@ type killPlan struct {
 	dir, binary, listen string
 	first, second       []string // addresses of nodes
 	step                string   // of the second, or of the first where there is no second; "STEP+DELAY": so long after it
+	reload              bool     // the second takes a reload
 }
 
 func (p killPlan) environ() []string {
 	return append(os.Environ(), "SUPERVISOR_TEST_CHILD=1", "KILL_DIR="+p.dir, "KILL_BINARY="+p.binary, "KILL_LISTEN="+p.listen,
-		"KILL_FIRST="+strings.Join(p.first, ","), "KILL_SECOND="+strings.Join(p.second, ","), "KILL_STEP="+p.step)
+		"KILL_FIRST="+strings.Join(p.first, ","), "KILL_SECOND="+strings.Join(p.second, ","), "KILL_STEP="+p.step, fmt.Sprint("KILL_RELOAD=", p.reload))
 }
 
 // liveText renders a text with which HAProxy loses nothing at a reload.
-type liveText struct{ listen, state string }
+type liveText struct {
+	listen, state string
+	reload        bool // from the second State on another setting stands in it
+}
 
 func (r liveText) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "global\n  server-state-file %s\ndefaults\n  mode http\n  load-server-state-from-file global\n  option idle-close-on-response\n"+
 		"  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\nfrontend f\n  bind %s\n  default_backend s\nbackend s\n", r.state, r.listen)
+	if r.reload && st.Revision > 1 {
+		b.WriteString("  timeout queue 9s\n")
+	}
 	for _, s := range st.Servers {
 		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
 	}
@@ -91,7 +98,7 @@ func playKilled() error {
 	var armed atomic.Bool
 	step, delay, _ := strings.Cut(p.step, "+")
 	s := New(Options{
-		Files: files, Abilities: abilities, Renderer: liveText{p.listen, files.State()}, Process: child, Found: found, Runtime: client,
+		Files: files, Abilities: abilities, Renderer: liveText{p.listen, files.State(), os.Getenv("KILL_RELOAD") == "true"}, Process: child, Found: found, Runtime: client,
 		Checker: process.Checker{Binary: p.binary}, Binds: process.CheckBinds, Sharing: new(process.Sharing).Look, Prober: passing{}, Resolver: net.DefaultResolver, Probes: 10,
 		Stopped: process.Stopped, Continue: func(pid, master int) error { return process.Continue(pid, master, socket) },
 		Gone: func() string { return "" }, Rebuild: func() error { return nil }, Reopen: func(master int) error { return process.Reopen(master, socket) },
@@ -112,37 +119,40 @@ func playKilled() error {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, context.Background()) }()
-	if err := playTexts(s, &armed, ended); err != nil {
+	if err := playTexts(s, files, &armed, ended); err != nil {
 		return err
 	}
 	fmt.Println("applied")
 	return <-ended
 }
 
-// playTexts has the one State applied after the other.
-func playTexts(s *Supervisor, armed *atomic.Bool, ended <-chan error) error {
+// playTexts has the one State applied after the other, until the files hold it too.
+func playTexts(s *Supervisor, files Files, armed *atomic.Bool, ended <-chan error) error {
 	for i, list := range []string{os.Getenv("KILL_FIRST"), os.Getenv("KILL_SECOND")} {
 		if list == "" {
 			continue
 		}
-		armed.Store(i == 1 || os.Getenv("KILL_SECOND") == "")
 		if i == 1 {
 			fmt.Println("first")
 			if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
 				return err
 			}
 		}
+		armed.Store(i == 1 || os.Getenv("KILL_SECOND") == "")
 		addrs := strings.Split(list, ",")
 		s.Put(stateOf(uint64(i+1), addrs))
 		inForce := func() bool {
 			st := s.Status()
-			return st.Applied == uint64(i+1) && !slices.ContainsFunc(addrs, func(a string) bool { return !strings.Contains(string(st.Config), " "+a+"\n") })
+			text, errText := os.ReadFile(files.Config)
+			noted, errNoted := files.Noted()
+			return st.Applied == uint64(i+1) && !slices.ContainsFunc(addrs, func(a string) bool { return !strings.Contains(string(st.Config), " "+a+"\n") }) &&
+				errors.Join(errText, errNoted) == nil && string(text) == string(st.Config) && noted.Revision == conf.Bundle{Main: text}.Revision()
 		}
 		for !inForce() {
 			select {
 			case err := <-ended:
 				return fmt.Errorf("it ended: %w", err)
-			case <-time.After(time.Millisecond):
+			case <-time.After(5 * time.Millisecond):
 			}
 		}
 	}
@@ -231,15 +241,18 @@ func TestKilledAtEachStep(t *testing.T) {
 			t.Cleanup(node.Close)
 			nodes = append(nodes, node.Listener.Addr().String())
 		}
-		for _, start := range []bool{false, true} {
-			steps := []string{"staged", "tried", "kept", "own", "committed", "health", "health+5ms", "health+20ms", "health+50ms", "loaded", "noted"}
-			if start { // nothing is there that could be lost
-				steps = []string{"staged", "own", "committed", "health+1ms", "health+10ms", "health+40ms", "loaded"}
-			}
-			for _, step := range steps {
-				t.Run(fmt.Sprintf("start %v %s", start, step), func(t *testing.T) {
-					p := killPlan{binary: h.Path, listen: fmt.Sprintf("127.0.0.1:%d", haproxytest.FreePort(t)), first: nodes[:1], second: nodes, step: step}
-					if start {
+		for _, kind := range []struct {
+			name  string
+			steps []string
+		}{
+			{"run time", []string{"changed", "changed+20ms", "staged", "kept", "own", "committed", "noted"}},
+			{"reload", []string{"staged", "tried", "kept", "own", "committed", "health", "health+5ms", "health+20ms", "health+50ms", "loaded", "noted"}},
+			{"start", []string{"staged", "own", "committed", "health+1ms", "health+10ms", "health+40ms", "loaded"}}, // nothing is there that could be lost
+		} {
+			for _, step := range kind.steps {
+				t.Run(kind.name+" "+step, func(t *testing.T) {
+					p := killPlan{binary: h.Path, listen: fmt.Sprintf("127.0.0.1:%d", haproxytest.FreePort(t)), first: nodes[:1], second: nodes, step: step, reload: kind.name == "reload"}
+					if kind.name == "start" {
 						p.first, p.second = nodes, nil
 					}
 					killedAt(t, p, nodes)
@@ -286,7 +299,7 @@ func killedAt(t *testing.T, p killPlan, nodes []string) {
 	client := runtime.New(filepath.Join(dir, "m.sock"))
 	defer endLeft(t, dir, client)
 	again := p
-	again.first, again.second, again.step = nodes, nil, ""
+	again.first, again.second, again.step, again.reload = nodes, nil, "", false
 	first, second := p.start(t), (*player)(nil)
 	master := 0
 	if p.second == nil {
@@ -345,7 +358,7 @@ func checkSettled(t *testing.T, p killPlan, client *runtime.Client, nodes []stri
 		t.Errorf("master %d where %d was", procs.Master.PID, master)
 	}
 	files := Files{Dir: p.dir, Config: filepath.Join(p.dir, "haproxy.cfg")}
-	want, err := liveText{p.listen, files.State()}.Render(stateOf(1, nodes), conf.Abilities{})
+	want, err := liveText{listen: p.listen, state: files.State()}.Render(stateOf(1, nodes), conf.Abilities{})
 	if err != nil {
 		t.Fatal(err)
 	}

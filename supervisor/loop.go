@@ -61,6 +61,7 @@ type loop struct {
 	foreignWhy            string
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
+	save                  saving
 	observing             bool
 	observeAt             time.Time
 	observed              observation
@@ -231,9 +232,11 @@ func (l *loop) died(err error) {
 	case l.stopping: // the stop task reports
 	case l.applying:
 		l.running, l.death = false, err
+		l.save.stop()
 		l.cancelApply() // a reload of what is gone would wait for its answer
 	case l.running:
 		l.running = false
+		l.save.stop()
 		if time.Since(l.haproxy.Started) > calm {
 			l.restart.reset() // it had served: this is no start that fails
 		}

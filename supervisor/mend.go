@@ -126,6 +126,8 @@ func (l *loop) mend(now time.Time) {
 // mend is the work of the task. What of the run directory is gone must be seen gone twice: a socket is away for a moment when
 // somebody makes HAProxy reload.
 func (s *Supervisor) mend(inForce *accepted, frozen *model.Freeze, stamps map[string]stamp, before bool, master int, lastState []byte) (m mending) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	m.stamps, m.gone = map[string]stamp{}, s.o.Gone()
 	if m.gone != "" && !before {
 		m.stamps = stamps
@@ -139,7 +141,7 @@ func (s *Supervisor) mend(inForce *accepted, frozen *model.Freeze, stamps map[st
 		m.rebuilt = true
 		s.keepState(lastState, inForce.text)
 	}
-	for _, k := range s.o.Files.keeps(inForce) {
+	for _, k := range s.o.Files.keeps(s.disk) {
 		now, what, err := k.mend(stamps[k.path])
 		m.stamps[k.path] = now
 		switch {
@@ -151,7 +153,7 @@ func (s *Supervisor) mend(inForce *accepted, frozen *model.Freeze, stamps map[st
 	}
 	if _, err := os.Lstat(s.o.Files.Frozen()); frozen != nil && errors.Is(err, fs.ErrNotExist) {
 		m.done = append(m.done, s.o.Files.Frozen()+" was deleted by somebody; `fnlb thaw` ends a freeze")
-		if err := s.o.Files.writeFrozen(*frozen, inForce); err != nil {
+		if err := s.o.Files.writeFrozen(*frozen, s.disk); err != nil {
 			m.errs = append(m.errs, err)
 		}
 	}

@@ -70,6 +70,9 @@ func (l *loop) done(out outcome) {
 	before := l.accepted
 	l.accepted = out.next
 	l.namesBy = time.Time{}
+	if out.files {
+		l.save.done()
+	}
 	if a.Method == model.Noop {
 		l.applied = out.wanted
 		return
@@ -94,6 +97,9 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 	l.observeAt = now
 	l.answers()
 	if out.method == model.Runtime {
+		if !out.files {
+			l.save.behind(now)
+		}
 		l.changedAtRuntime(out, now)
 		l.applied = out.wanted
 		l.unnotable(out)
@@ -222,7 +228,7 @@ func (l *loop) reasons(out outcome) []string {
 // tell writes the one line of an apply.
 func (l *loop) tell(a model.Apply, out outcome) {
 	log := l.s.o.Log.With("revision", a.Revision, "ms", a.Millis)
-	if a.Error == "" {
+	if a.Error == "" && (out.files || a.Method == model.Noop) { // else it is told when the files hold it
 		l.advice.tell(out.next.bundle, out.warnings, l.s.o.Log)
 	}
 	switch {

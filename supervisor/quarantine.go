@@ -102,10 +102,10 @@ func (s *search) shortest(owners []model.Owner, why error) (n int, reason, err e
 }
 
 // suspects lists the owners whose servers are not those of the last good State, oldest first; before there is one, all.
-func suspects(inForce *accepted, st model.State) []model.Owner {
+func suspects(good *accepted, st model.State) []model.Owner {
 	var was []model.Server
-	if inForce != nil {
-		was = inForce.state.Servers
+	if good != nil {
+		was = good.state.Servers
 	}
 	changed := map[model.Owner]bool{}
 	walk(was, st.Servers, func(_, after *model.Server) {
@@ -131,7 +131,10 @@ func without(st model.State, out map[model.Owner]bool) model.State {
 // quarantine applies a State that was refused without the owners that are at fault, when these are few and new. A text that is
 // refused without any of the new ones is the template's fault, and nobody is left out.
 func (s *Supervisor) quarantine(ctx context.Context, out *outcome) {
-	owners := suspects(out.inForce, out.state)
+	s.writing.Lock()
+	good := s.disk // what runs may be what is refused
+	s.writing.Unlock()
+	owners := suspects(good, out.state)
 	if len(owners) == 0 {
 		return
 	}
@@ -185,7 +188,9 @@ func (s *Supervisor) judge(ctx context.Context, out *outcome, st model.State) (*
 	if err != nil {
 		return nil, &textError{err}
 	}
-	if out.inForce != nil && out.inForce.revision == next.revision {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.disk != nil && s.disk.revision == next.revision {
 		return next, nil
 	}
 	f := s.o.Files

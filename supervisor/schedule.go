@@ -8,7 +8,7 @@ import (
 // applyAt is when the next apply is due; zero when there is nothing to apply.
 func (l *loop) applyAt() time.Time {
 	startsFrozen := l.frozen != nil && l.accepted == nil // without waiting for what the sources list
-	if l.dirtySince.IsZero() || l.busy() || !l.have && !startsFrozen || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
+	if l.dirtySince.IsZero() || l.changing() || !l.have && !startsFrozen || l.stopping || !l.running && !l.stopAt.IsZero() && l.accepted == nil {
 		return time.Time{}
 	}
 	if !l.running && l.s.o.External {
@@ -54,6 +54,9 @@ func (l *loop) mayReload(now time.Time) bool {
 func (l *loop) schedule(now time.Time, hard context.Context) {
 	l.hold()
 	l.obey()
+	if at := l.saveAt(); !at.IsZero() && !now.Before(at) {
+		l.startSave()
+	}
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
 		case !l.busy(), !l.applying && now.Sub(l.stopAt) > applyGrace: // who looks at files must not write them after the end
@@ -91,6 +94,7 @@ func (l *loop) next(now time.Time) time.Time {
 		}
 	}
 	sooner(l.applyAt())
+	sooner(l.saveAt())
 	if l.observes() {
 		sooner(l.observeAt)
 	}

@@ -127,6 +127,10 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	if l.unnoted != "" {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: brakeOwner, Reason: "a restart of fnlb would forget the freeze: " + l.unnoted, Mend: "freeze again once the run directory can be written"})
 	}
+	if p, behind := l.saveProblem(); behind {
+		out = append(out, p)
+		degraded = append(degraded, "files: "+p.Reason)
+	}
 	if l.unmended != "" {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config}, Reason: l.unmended, Mend: "fnlb goes on trying; until then HAProxy could not be started again"})
 		degraded = append(degraded, "files: "+l.unmended)

@@ -109,6 +109,9 @@ type Supervisor struct {
 	orders chan order
 	ended  chan struct{} // closed when Run takes no more of them
 
+	writing sync.Mutex // guards the files of a configuration, and disk
+	disk    *accepted  // what they hold; nil: nothing that is known
+
 	status    atomic.Pointer[Status]
 	published atomic.Uint64 // how often status was replaced
 }

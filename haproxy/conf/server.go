@@ -57,3 +57,18 @@ func number(words []string, key string, n int) int {
 	}
 	return n
 }
+
+// Templates reports whether the section of this name makes servers by a server-template line.
+func (t Text) Templates(section string) bool {
+	for _, s := range t.Sections {
+		if s.Name != section || s.Kind != "backend" && s.Kind != "listen" {
+			continue
+		}
+		for _, l := range s.Lines {
+			if l.Words[0] == "server-template" {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -20,6 +20,7 @@ type ServerState struct {
 	Addr            netip.AddrPort // invalid for one without IP and port, such as a Unix socket
 	Up              bool           // not stopped: what checks say, or true without checks
 	Maint           bool           // forced, inherited or from the text
+	Forced          bool           // in maintenance because somebody, or the word disabled in the text, said so
 	Drain           bool           // forced or inherited
 	Checked         bool           // has checks, and they are not disabled
 	CheckPending    bool           // Checked, and no check of this worker or of a state file has ended yet
@@ -30,10 +31,11 @@ type ServerState struct {
 
 // Bits of srv_admin_state and srv_check_state.
 const (
-	adminMaint = 0x01 | 0x02 | 0x04 | 0x20 // forced, inherited, of the text, no resolution
-	adminDrain = 0x08 | 0x10
-	checkOn    = 0x02 | 0x04 // configured and enabled
-	checkNone  = 1           // srv_check_status: initialising; 0 is unknown
+	adminMaint  = adminForced | 0x02 | 0x04 | 0x20 // forced, inherited, of the text, no resolution
+	adminForced = 0x01
+	adminDrain  = 0x08 | 0x10
+	checkOn     = 0x02 | 0x04 // configured and enabled
+	checkNone   = 1           // srv_check_status: initialising; 0 is unknown
 )
 
 // ServersState asks a worker for all its servers, within 2 s. Raw is the reply for conf.RewriteState.
@@ -74,6 +76,7 @@ func parseServersState(text string) ([]ServerState, error) {
 			Backend: cols[1], Server: cols[3],
 			Up:     n[5] != 0,
 			Maint:  n[6]&adminMaint != 0,
+			Forced: n[6]&adminForced != 0,
 			Drain:  n[6]&adminDrain != 0,
 			Weight: n[7], InitialWeight: n[8],
 			Since:   seconds(n[9]),
