@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 
@@ -23,7 +24,7 @@ import (
 type difference struct {
 	File      string   `json:"file"`      // the configuration in force
 	Different bool     `json:"different"` // from what these flags give
-	Method    string   `json:"method"`    // how that would be applied: none, reload or start
+	Method    string   `json:"method"`    // how that would be applied: none, runtime, reload or start
 	Reasons   []string `json:"reasons"`
 	Diff      string   `json:"diff"` // unified, without passwords
 }
@@ -60,17 +61,22 @@ func (d difference) summary() string {
 	case "start":
 		return "there is no " + d.File + " yet; this would be the first start\n"
 	}
-	return "this would be a reload: " + strings.Join(d.Reasons, "; ") + "\n"
+	how := "this would be a reload: "
+	if d.Method == "runtime" {
+		how = "this would be changed at run time, without a reload: "
+	}
+	return how + strings.Join(d.Reasons, "; ") + "\n"
 }
 
 func (c *call) difference() (difference, error) {
 	d := difference{File: c.settings.HAProxyConfig, Method: "none", Reasons: []string{}}
+	servers := c.serversToCompare() // the files follow what runs, and are there when it answers
 	inForce, err := os.ReadFile(d.File)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return d, fmt.Errorf("read the configuration in force: %w; see --haproxy-config", err)
 	}
 	fresh := err != nil
-	next, err := c.bundleOf(c.abilities(), c.serversToCompare())
+	next, err := c.bundleOf(c.abilities(), servers)
 	if err != nil {
 		return d, err
 	}
@@ -81,10 +87,18 @@ func (c *call) difference() (difference, error) {
 	case bytes.Equal(inForce, next.Main):
 		return d, nil
 	default:
-		d.Method = "reload"
-		p, err := plan.Make(conf.Bundle{Main: inForce}, conf.Bundle{Main: next.Main}) // certificates are named by their content
+		was, err := plan.Read(conf.Bundle{Main: inForce, Files: filesOf(&c.settings).Named(inForce, next.Files)})
+		if err != nil {
+			return d, fmt.Errorf("read %s: %w", d.File, err)
+		}
+		now, err := plan.Read(next)
 		if err != nil {
 			return d, err
+		}
+		p := plan.Make(was, now, nil)
+		d.Method = "reload"
+		if len(p.Reload) == 0 {
+			d.Method = "runtime"
 		}
 		d.Reasons = append(d.Reasons, p.Reasons()...)
 	}
@@ -96,16 +110,26 @@ func (c *call) difference() (difference, error) {
 	return d, nil
 }
 
+// filesWait is how long the files may lag behind what a balancer has changed at run time.
+const filesWait = 3 * time.Second
+
 // serversToCompare are those of the balancer that runs in this run directory, so that the difference is about flags and template,
 // else those of --nodes.
 func (c *call) serversToCompare() []model.Server {
-	status, data, err := c.ask(http.MethodGet, "/1/lb/status", nil)
-	if err == nil && status != http.StatusOK {
-		err = answered(status, data)
-	}
 	var st model.Status
-	if err == nil {
-		err = json.Unmarshal(data, &st)
+	var err error
+	for end := time.Now().Add(filesWait); ; time.Sleep(filesWait / 50) {
+		st = model.Status{}
+		status, data, errAsk := c.ask(http.MethodGet, "/1/lb/status", nil)
+		if err = errAsk; err == nil && status != http.StatusOK {
+			err = answered(status, data)
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &st)
+		}
+		if err != nil || !st.HAProxy.Behind || time.Now().After(end) {
+			break
+		}
 	}
 	if err != nil {
 		c.say(c.Stderr, "fnlb: compared with the nodes of --nodes: %v\n", err)

@@ -88,9 +88,10 @@ type HAProxyStatus struct {
 	MaxConn    int       `json:"maxconn"`
 	Started    time.Time `json:"started"`
 	Restarts   uint64    `json:"restarts"`
-	Mended     uint64    `json:"mended,omitempty"`    // files of ours that somebody changed and that were written again
-	Silent     bool      `json:"silent,omitempty"`    // it does not answer; problems say more
-	Continued  uint64    `json:"continued,omitempty"` // how often somebody had stopped a process of it, which was told to go on
+	Mended     uint64    `json:"mended,omitempty"`       // files of ours that somebody changed and that were written again
+	Behind     bool      `json:"files_behind,omitempty"` // what runs was changed at run time, and the files do not hold it yet
+	Silent     bool      `json:"silent,omitempty"`       // it does not answer; problems say more
+	Continued  uint64    `json:"continued,omitempty"`    // how often somebody had stopped a process of it, which was told to go on
 }
 
 // Freeze is a stop of all applies that somebody asked for.

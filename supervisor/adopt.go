@@ -163,7 +163,7 @@ func (s *Supervisor) compare(a *adoption, found process.Identity, procs runtime.
 	if noted.Doubt && noted.Worker == a.identity.Worker {
 		whole = false
 	}
-	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, uncertain: !certain || !whole}
+	a.inForce = &accepted{bundle: bundle, revision: bundle.Revision(), loaded: revision, names: noted.Names, uncertain: !certain || !whole}
 	var err error
 	if a.inForce.text, err = conf.Parse(bundle.Main); err != nil {
 		s.o.Log.Warn("the text on disk cannot be read", "error", err)

@@ -29,15 +29,21 @@ type accepted struct {
 	state    model.State // what it shows
 	renderer Renderer    // nil: it was adopted, and no State has been applied since
 
-	loaded    string // revision that the worker reports: that of the text it has read, before changes at run time
-	uncertain bool   // it was adopted, and is what the files say; HAProxy may have loaded something else
+	loaded    string     // revision that the worker reports: that of the text it has read, before changes at run time
+	names     plan.Names // how the worker calls files, where the text says otherwise; nil after a load
+	uncertain bool       // it was adopted, and is what the files say; HAProxy may have loaded something else
 }
 
-// loadedAs is the same configuration in a worker that reports the revision.
-func (a *accepted) loadedAs(revision string) *accepted {
+// loadedAs is the same configuration in a worker that reports the revision, and calls files by these names.
+func (a *accepted) loadedAs(revision string, names plan.Names) *accepted {
 	b := *a
-	b.loaded, b.uncertain = revision, false
+	b.loaded, b.names, b.uncertain = revision, names, false
 	return &b
+}
+
+// planned is the configuration as the plan reads it.
+func (a *accepted) planned() plan.Bundle {
+	return plan.Bundle{Text: a.text, Main: a.bundle.Main, Files: a.bundle.Files}
 }
 
 // job is one apply: what a task needs, and nothing that the owner may change meanwhile.
@@ -155,19 +161,15 @@ func (s *Supervisor) apply(ctx context.Context, out *outcome) {
 
 // put makes a configuration the one in force.
 func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
-	var err error
 	if out.method == model.Runtime { // an earlier attempt of this apply was refused
 		out.method = model.Reload
 	}
 	if out.method == model.Reload && !out.foreign && !out.askFirst && out.inForce.revision == next.revision {
-		out.next = next.loadedAs(out.inForce.loaded)
+		out.next = next.loadedAs(out.inForce.loaded, out.inForce.names)
 		return
 	}
 	if out.inForce != nil {
-		if out.plan, err = plan.Make(out.inForce.bundle, next.bundle); err != nil {
-			out.refuse(err, true)
-			return
-		}
+		out.plan = plan.Make(out.inForce.planned(), next.planned(), out.inForce.names)
 	}
 	if out.method = out.live(); out.method == model.Reload && !out.mayReload {
 		out.held = true
@@ -195,7 +197,7 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	}
 	s.o.Files.at("loaded")
 	if out.next == nil { // else it was changed at run time
-		out.next = next.loadedAs(next.revision)
+		out.next = next.loadedAs(next.revision, nil)
 	}
 	out.files = true
 	out.noted = s.note(out.next, out.running(), out.began)
@@ -206,7 +208,7 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 func (s *Supervisor) atRuntime(ctx context.Context, out *outcome, next *accepted) bool {
 	err := s.change(ctx, out)
 	if err == nil {
-		out.worker, out.next = out.job.worker, next.loadedAs(out.inForce.loaded)
+		out.worker, out.next = out.job.worker, next.loadedAs(out.inForce.loaded, out.plan.Names)
 		s.o.Files.at("changed")
 		return true
 	}
@@ -239,7 +241,7 @@ func (out *outcome) running() process.Identity {
 // note writes down for the next fnlb what is in force, and deletes what earlier bundles left.
 func (s *Supervisor) note(a *accepted, id process.Identity, at time.Time) error {
 	n := Noted{
-		Revision: a.revision, Loaded: a.loaded, Files: slices.Sorted(maps.Keys(a.bundle.Files)), Launch: s.o.Launch,
+		Revision: a.revision, Loaded: a.loaded, Names: a.names, Files: slices.Sorted(maps.Keys(a.bundle.Files)), Launch: s.o.Launch,
 		Master: id.Master, Ticks: id.Ticks, Worker: id.Worker, Started: id.Started, At: at,
 	}
 	return errors.Join(s.o.Files.writeNoted(n), s.o.Files.sweep(a.bundle), s.o.Process.TrimLog())
@@ -367,7 +369,7 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 	}
 	out.loading = true
 	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
-		out.next, out.again, out.files = out.inForce.loadedAs(out.inForce.revision), true, true
+		out.next, out.again, out.files = out.inForce.loadedAs(out.inForce.revision, nil), true, true
 		out.noted = s.note(out.next, out.running(), out.began)
 	}
 }

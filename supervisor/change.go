@@ -14,8 +14,9 @@ import (
 	"github.com/fnlb/fnlb/supervisor/plan"
 )
 
-// changes puts the steps of a plan into commands, in their order. A server is added in maintenance, then its checks are switched on,
-// then it takes requests: it counts as up until its first check says otherwise, as a server of a new text does.
+// changes puts steps that are about servers into commands, in their order. A server is added in maintenance, then its checks are switched
+// on, then it takes requests: it counts as up until its first check says otherwise, as a server of a new text does, and one at another
+// address likewise.
 func changes(steps []plan.Step) ([]runtime.Change, error) {
 	var out []runtime.Change
 	var errs []error
@@ -35,15 +36,50 @@ func changes(steps []plan.Step) ([]runtime.Change, error) {
 			add(runtime.Ready(s.Backend, s.Server))
 		case plan.Remove:
 			add(runtime.Maint(s.Backend, s.Server))
+		case plan.Move:
+			to, err := netip.ParseAddrPort(s.Address)
+			errs = append(errs, err)
+			add(runtime.SetAddr(s.Backend, s.Server, to))
+			if s.Checked {
+				add(runtime.HealthUp(s.Backend, s.Server))
+			}
 		case plan.Weight:
 			add(runtime.SetWeight(s.Backend, s.Server, s.Value))
 		case plan.MaxConn:
 			add(runtime.SetMaxConn(s.Backend, s.Server, s.Value))
 		default:
-			errs = append(errs, fmt.Errorf("step %d is not known", s.Kind))
+			errs = append(errs, fmt.Errorf("step %d is about no server", s.Kind))
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// take makes the steps in the running worker, in their order.
+func take(ctx context.Context, r Runtime, worker int, steps []plan.Step) error {
+	aboutFile := func(s plan.Step) bool { return s.Kind == plan.Cert || s.Kind == plan.Map }
+	for len(steps) > 0 {
+		n := slices.IndexFunc(steps, aboutFile)
+		if n < 0 {
+			n = len(steps)
+		}
+		var err error
+		switch first := steps[0]; {
+		case n > 0:
+			var cmds []runtime.Change
+			if cmds, err = changes(steps[:n]); err == nil {
+				err = r.Apply(ctx, worker, cmds)
+			}
+		case first.Kind == plan.Cert:
+			n, err = 1, r.SetCert(ctx, worker, first.File, first.Data)
+		default:
+			n, err = 1, r.SetMap(ctx, worker, first.File, first.Data)
+		}
+		if err != nil {
+			return err
+		}
+		steps = steps[n:]
+	}
+	return nil
 }
 
 // leaving is a server that was taken out of a running worker and has to be deleted there. It is never changed.
@@ -61,11 +97,7 @@ func (s *Supervisor) change(ctx context.Context, out *outcome) error {
 	if err != nil {
 		return err
 	}
-	cmds, err := changes(steps)
-	if err != nil {
-		return err
-	}
-	return s.o.Runtime.Apply(ctx, out.job.worker, cmds)
+	return take(ctx, s.o.Runtime, out.job.worker, steps)
 }
 
 // makeRoom looks after servers that are to be added while one of their name or id is still leaving: the same server only has to be
@@ -178,8 +210,7 @@ func (out *outcome) stateOf(raw []byte, next conf.Text) []byte {
 // maxWeight is the largest weight of a server (configuration manual 5.2, "weight").
 const maxWeight = 256
 
-// leftBehind lists the servers of a worker that are in maintenance and that its text does not have: an earlier process took them out. Where a
-// server-template makes names, that cannot be told.
+// leftBehind lists the servers of a worker that are in maintenance and that its text does not have: an earlier process took them out.
 func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[serverName]leaving {
 	known := map[serverName]bool{}
 	for _, s := range text.Servers() {
@@ -187,7 +218,7 @@ func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[s
 	}
 	out := map[serverName]leaving{}
 	for _, r := range rows {
-		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] && !text.Templates(r.Backend) {
+		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] {
 			out[name] = leaving{plan.Step{Kind: plan.Remove, Backend: r.Backend, Server: r.Server}, now}
 		}
 	}
@@ -223,7 +254,7 @@ func disagreement(text conf.Text, rows []runtime.ServerState) string {
 		}
 	}
 	for _, r := range rows { // in HAProxy's order
-		if _, more := has[serverName{r.Backend, r.Server}]; more && !r.Maint && !text.Templates(r.Backend) {
+		if _, more := has[serverName{r.Backend, r.Server}]; more && !r.Maint {
 			return fmt.Sprintf("%s/%s is not in the text", r.Backend, r.Server)
 		}
 	}

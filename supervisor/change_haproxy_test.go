@@ -56,14 +56,17 @@ func randomText(shape, r *rand.Rand, front, port int, hashKey bool) string {
 			fmt.Fprintf(&b, "  default-server %s\n", defaults)
 		}
 		for _, k := range r.Perm(8)[:r.IntN(7)] {
-			fmt.Fprintf(&b, "  server s%d 127.0.7.%d:%d id %d", k, k+1, port, 10+k*3)
+			fmt.Fprintf(&b, "  server s%d 127.0.7.%d:%d id %d", k, k+1+r.IntN(2)*100, port, 10+k*3)
 			if hashKey && strings.Contains(balance, "consistent") {
 				b.WriteString(" hash-key addr-port")
 			}
-			if w := r.IntN(3); w > 0 {
-				fmt.Fprintf(&b, " weight %d", w*20)
+			if w := r.IntN(4); w > 0 {
+				fmt.Fprintf(&b, " weight %d", (w-1)*20)
 			}
 			b.WriteString(" # a comment\n")
+		}
+		if n := r.IntN(4); n > 0 && !strings.Contains(balance, "consistent") {
+			fmt.Fprintf(&b, "  server-template t 10-%d 127.0.7.200:%d\n", 9+n, port)
 		}
 	}
 	return b.String()
@@ -89,15 +92,19 @@ func TestStepsAgainstHAProxy(t *testing.T) {
 			var next string
 			for range 4 {
 				next = randomText(shape(), r, fronts[0], port, h.AtLeast(3, 0))
-				p, err := plan.Make(conf.Bundle{Main: []byte(text)}, conf.Bundle{Main: []byte(next)})
-				if err != nil || len(p.Reload) > 0 {
-					t.Fatalf("seed %d: %v %v\n%s\n%s", seed, p.Reload, err, text, next)
-				}
-				cmds, err := changes(p.Steps)
+				was, err := plan.Read(conf.Bundle{Main: []byte(text)})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := client.Apply(t.Context(), worker, cmds); err != nil {
+				now, err := plan.Read(conf.Bundle{Main: []byte(next)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := plan.Make(was, now, nil)
+				if len(p.Reload) > 0 {
+					t.Fatalf("seed %d: %v\n%s\n%s", seed, p.Reload, text, next)
+				}
+				if err := take(t.Context(), client, worker, p.Steps); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 				for _, s := range p.Steps { // so that its name is free for the next text

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -368,7 +369,7 @@ func (r *fakeRuntime) Reload(ctx context.Context, _ string) (int, error) {
 	return r.worker, nil
 }
 
-// Apply keeps what it was told; the servers that the worker then has are those of the file, which is in place by now.
+// Apply keeps what it was told, and does it to what is loaded.
 func (r *fakeRuntime) Apply(_ context.Context, worker int, list []runtime.Change) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -394,6 +395,8 @@ func (w *world) obey(cmd []string) {
 			lines = append(lines, line)
 		case f[1] == name && cmd[len(cmd)-1] == "maint":
 			w.asleep[name] = line
+		case f[1] == name && cmd[3] == "addr":
+			servers = append(servers, fmt.Sprintf("  server %s %s\n", name, net.JoinHostPort(cmd[4], cmd[6])))
 		default:
 			servers = append(servers, line)
 		}
@@ -407,6 +410,21 @@ func (w *world) obey(cmd []string) {
 	}
 	slices.Sort(servers)
 	w.loaded = strings.Join(append(lines, servers...), "")
+}
+
+func (r *fakeRuntime) SetCert(_ context.Context, _ int, name string, _ []byte) error {
+	return r.setFile("set ssl cert " + name)
+}
+
+func (r *fakeRuntime) SetMap(_ context.Context, _ int, name string, _ []byte) error {
+	return r.setFile("commit map " + name)
+}
+
+func (r *fakeRuntime) setFile(what string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changes = append(r.changes, what)
+	return r.failApply
 }
 
 func (r *fakeRuntime) DelServer(_ context.Context, _ int, backend, server string) (bool, error) {

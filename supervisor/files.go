@@ -16,6 +16,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
+	"github.com/fnlb/fnlb/supervisor/plan"
 )
 
 // Files are the places where a configuration lives.
@@ -282,16 +283,17 @@ func ensure(name string, data []byte, mode fs.FileMode) error {
 
 // Noted is what the next fnlb needs to know about the HAProxy that it may find.
 type Noted struct {
-	Revision string    `json:"revision"`
-	Loaded   string    `json:"loaded"`          // what the worker reports: another one after changes at run time
-	Doubt    bool      `json:"doubt,omitempty"` // a change at run time was begun and is not complete: the worker has no text of ours
-	Config   string    `json:"config"`
-	Files    []string  `json:"files,omitempty"` // of the bundle
-	Master   int       `json:"master_pid"`
-	Ticks    uint64    `json:"master_start"` // in the kernel's clock: with the pid it names a process for good
-	Worker   int       `json:"worker_pid"`
-	Started  time.Time `json:"started"`
-	At       time.Time `json:"at"`
+	Revision string     `json:"revision"`
+	Loaded   string     `json:"loaded"`          // what the worker reports: another one after changes at run time
+	Doubt    bool       `json:"doubt,omitempty"` // a change at run time was begun and is not complete: the worker has no text of ours
+	Names    plan.Names `json:"names,omitempty"` // how the worker calls files, where the text says otherwise
+	Config   string     `json:"config"`
+	Files    []string   `json:"files,omitempty"` // of the bundle
+	Master   int        `json:"master_pid"`
+	Ticks    uint64     `json:"master_start"` // in the kernel's clock: with the pid it names a process for good
+	Worker   int        `json:"worker_pid"`
+	Started  time.Time  `json:"started"`
+	At       time.Time  `json:"at"`
 	Launch
 }
 
@@ -389,4 +391,18 @@ func (f Files) sweep(b conf.Bundle) error {
 		}
 		return os.Remove(path)
 	})
+}
+
+// Named reads the files beside a text that it mentions and that are called like files of another bundle, whatever folder they lie in. One
+// that cannot be read is left out.
+func (f Files) Named(text []byte, like map[string]conf.File) map[string]conf.File {
+	names := map[string]bool{}
+	for name := range like {
+		names[filepath.Base(name)] = true
+	}
+	out := f.present()
+	maps.DeleteFunc(out, func(name string, _ conf.File) bool {
+		return !names[filepath.Base(name)] || !mentions(text, filepath.Join(f.Dir, filepath.FromSlash(name)))
+	})
+	return out
 }

@@ -135,10 +135,10 @@ func (s *Supervisor) restore(a *accepted) error {
 func (l *loop) wroteFiles(a *accepted, warnings string, err error, began time.Time) {
 	v, log := &l.save, l.s.o.Log
 	if err == nil {
+		l.changed = true
 		l.advice.tell(a.bundle, warnings, log)
 		if v.failed != "" {
 			log.Info("the files are what runs again")
-			l.changed = true
 		}
 		since := v.since
 		v.done()

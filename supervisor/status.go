@@ -92,7 +92,7 @@ func (l *loop) publish(now time.Time) {
 
 func (l *loop) haproxyStatus() model.HAProxyStatus {
 	st := l.haproxy
-	st.Silent = l.unanswered != ""
+	st.Silent, st.Behind = l.unanswered != "", !l.save.since.IsZero()
 	return st
 }
 

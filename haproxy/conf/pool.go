@@ -33,9 +33,9 @@ func (t Text) Pools() []Pool {
 			h.options = slices.Concat(h.options, words[1:])
 		}
 	}
-	servers := map[int]Server{} // by line
+	servers := map[int][]Server{} // by line
 	for _, s := range t.Servers() {
-		servers[s.No] = s
+		servers[s.No] = append(servers[s.No], s)
 	}
 	var pools []Pool
 	for _, s := range t.Sections {
@@ -58,11 +58,10 @@ func (t Text) Pools() []Pool {
 		case "backend", "listen":
 			p := Pool{Name: s.Name}
 			for _, l := range s.Lines {
-				if srv, ok := servers[l.No]; ok {
+				for _, srv := range servers[l.No] {
 					m := Member{Server: srv, Options: slices.Concat(from.options, srv.Words[3:])}
 					m.Weight = number(m.Options, "weight", 1)
 					p.Members = append(p.Members, m)
-					continue
 				}
 				read(&from, l.Words)
 			}

@@ -2,7 +2,9 @@ package conf
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Server is one server line.
@@ -16,32 +18,72 @@ type Server struct {
 	Words         []string       // the whole line; do not change
 }
 
-// Servers lists the server lines of backend and listen sections, in the order of the text.
+// mostTemplated bounds how many servers one server-template line stands for here; a line with more counts as a setting.
+const mostTemplated = 1 << 16
+
+// Members reports whether the line makes servers of a section.
+func (s Section) Members(l Line) bool {
+	if s.Kind != "backend" && s.Kind != "listen" || len(l.Words) < 3 {
+		return false
+	}
+	return l.Words[0] == "server" || l.Words[0] == "server-template" && len(templated(l)) > 0
+}
+
+// templated gives the lines that a server-template line stands for: server-template PREFIX N|LOW-HIGH ADDRESS … (configuration manual 4.2).
+// Nil for one that cannot be read.
+func templated(l Line) [][]string {
+	if len(l.Words) < 4 {
+		return nil
+	}
+	first, last, ranged := strings.Cut(l.Words[2], "-")
+	if !ranged {
+		first, last = "1", first
+	}
+	low, err := strconv.ParseUint(first, 10, 31)
+	high, errHigh := strconv.ParseUint(last, 10, 31)
+	if err != nil || errHigh != nil || low > high || high-low >= mostTemplated || slices.Contains(l.Words[4:], "id") {
+		return nil
+	}
+	out := make([][]string, 0, high-low+1)
+	for n := low; n <= high; n++ {
+		out = append(out, append([]string{"server", l.Words[1] + strconv.FormatUint(n, 10)}, l.Words[3:]...))
+	}
+	return out
+}
+
+// Servers lists the servers of backend and listen sections, in the order of the text: of server lines, and of server-template lines each one
+// that they stand for.
 func (t Text) Servers() []Server {
 	var all []Server
 	for _, s := range t.Sections {
-		if s.Kind != "backend" && s.Kind != "listen" {
-			continue
-		}
 		weight := 1
 		for _, l := range s.Lines {
 			switch {
 			case l.Words[0] == "default-server":
 				weight = number(l.Words[1:], "weight", weight)
-			case l.Words[0] == "server" && len(l.Words) >= 3:
-				v := Server{Backend: s.Name, Name: l.Words[1], Raw: l.Words[2], No: l.No, Words: l.Words}
-				if a := parseAddress(v.Raw); a.ip.IsValid() {
-					if port, ok := parsePort(a.port); ok {
-						v.Addr = netip.AddrPortFrom(a.ip, port)
-					}
+			case !s.Members(l):
+			case l.Words[0] == "server":
+				all = append(all, newServer(s, l.No, l.Words, weight))
+			default:
+				for _, words := range templated(l) {
+					all = append(all, newServer(s, l.No, words, weight))
 				}
-				v.ID = uint32(number(l.Words[3:], "id", 0))
-				v.Weight = number(l.Words[3:], "weight", weight)
-				all = append(all, v)
 			}
 		}
 	}
 	return all
+}
+
+func newServer(s Section, no int, words []string, weight int) Server {
+	v := Server{Backend: s.Name, Name: words[1], Raw: words[2], No: no, Words: words}
+	if a := parseAddress(v.Raw); a.ip.IsValid() {
+		if port, ok := parsePort(a.port); ok {
+			v.Addr = netip.AddrPortFrom(a.ip, port)
+		}
+	}
+	v.ID = uint32(number(words[3:], "id", 0))
+	v.Weight = number(words[3:], "weight", weight)
+	return v
 }
 
 // number is the value of a keyword with a number from 0 to 2^31-1, as the last one in words says, else the default.
@@ -56,19 +98,4 @@ func number(words []string, key string, n int) int {
 		i++
 	}
 	return n
-}
-
-// Templates reports whether the section of this name makes servers by a server-template line.
-func (t Text) Templates(section string) bool {
-	for _, s := range t.Sections {
-		if s.Name != section || s.Kind != "backend" && s.Kind != "listen" {
-			continue
-		}
-		for _, l := range s.Lines {
-			if l.Words[0] == "server-template" {
-				return true
-			}
-		}
-	}
-	return false
 }

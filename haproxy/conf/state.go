@@ -119,7 +119,7 @@ func place(cols []string, s Server) bool {
 		return true
 	}
 	port, err := strconv.ParseUint("0"+strings.TrimPrefix(a.port, "+"), 10, 16) // none, or relative to the client's
-	if err != nil || !a.ip.IsValid() && !isName(a.host) {
+	if err != nil || !a.ip.IsValid() && (!isName(a.host) || a.host[0] == '_') { // _http._tcp.NAME: each server has a name of its own
 		return false
 	}
 	cols[colPort] = strconv.FormatUint(port, 10)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -11,17 +12,15 @@ import (
 // perExchange is how many commands go over one connection: one by one each costs a connection, and a reply must stay small.
 const perExchange = 200
 
-// Change is a command of which one reply alone is a success.
+// Change is a command, and which replies are its success.
 type Change struct {
 	Command
-	Want Reply
+	ok func(reply string) bool
 }
 
 // The replies that mean success, the same in 2.6, 3.0 and 3.2 (tried).
-const (
-	registered Reply = "New server registered."
-	silence    Reply = ""
-)
+func registered(reply string) bool { return reply == "New server registered." }
+func silence(reply string) bool    { return reply == "" }
 
 // AddServer makes a server in maintenance, with its checks off. The options are those of `add server` (management manual).
 func AddServer(backend, server, address string, options ...string) (Change, error) {
@@ -53,9 +52,27 @@ func SetMaxConn(backend, server, n string) (Change, error) {
 	return change(silence, "set", "maxconn", "server", backend+"/"+server, n)
 }
 
-func change(want Reply, words ...string) (Change, error) {
+// SetAddr gives a server another address. What runs at the old one finishes; where the hash goes by addresses, the server's place on the
+// ring follows (3.0 and 3.2, tried). HAProxy keeps what the checks found at the old address.
+func SetAddr(backend, server string, to netip.AddrPort) (Change, error) {
+	ip, port := to.Addr().Unmap().String(), strconv.Itoa(int(to.Port()))
+	// "IP changed from 'A' to 'B', port changed from 'P' to 'Q' by 'stats socket command'"; of what stays, 2.6 says "no need to change
+	// the addr" or "… the port", and later ones nothing.
+	done := func(reply string) bool {
+		return strings.Contains(reply, "changed from '") && (!strings.Contains(reply, "IP changed from") || strings.Contains(reply, " to '"+ip+"'")) &&
+			(!strings.Contains(reply, "port changed from") || strings.Contains(reply, " to '"+port+"'"))
+	}
+	return change(done, "set", "server", backend+"/"+server, "addr", ip, "port", port)
+}
+
+// HealthUp lets a server count as up until its checks say otherwise.
+func HealthUp(backend, server string) (Change, error) {
+	return change(silence, "set", "server", backend+"/"+server, "health", "up")
+}
+
+func change(ok func(reply string) bool, words ...string) (Change, error) {
 	cmd, err := Cmd(words...)
-	return Change{cmd, want}, err
+	return Change{cmd, ok}, err
 }
 
 // ShutdownSessions cuts all connections of clients that a server serves.
@@ -113,7 +130,7 @@ func (c *Client) applySome(ctx context.Context, worker int, changes []Change) er
 			return fmt.Errorf("%s: %w", ch, err)
 		case strings.HasPrefix(reply, "Can't find the target PID matching the prefix"):
 			return ErrNoWorker
-		case Reply(reply) != ch.Want:
+		case !ch.ok(reply):
 			return &ChangeError{Command: ch.String(), Reply: clean(reply)}
 		}
 		text = rest

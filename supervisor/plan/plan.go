@@ -24,7 +24,9 @@ const (
 	Listeners     Cause = "listeners"
 	Settings      Cause = "settings"       // anything else in the text
 	RuntimeFailed Cause = "runtime-failed" // the worker did not do what the plan took for possible
-	Files         Cause = "files"          // a certificate or another file beside the text
+	Files         Cause = "files"          // a file beside the text that no running worker can take
+	Certificate   Cause = "certificate"    // told beside other causes
+	MapEntries    Cause = "map"            // told beside other causes
 )
 
 // Reason says why a reload is needed: the cause, and what it is about.
@@ -48,7 +50,10 @@ func (r Reason) String() string {
 type Plan struct {
 	Changes []Reason // what becomes of servers, for people
 	Steps   []Step   // in the order to take them; none where a reload is needed
+	Names   Names    // how the worker calls files of the new text after them
 	Reload  []Reason // why a reload is needed; none: it is not
+
+	fileSteps []Step
 }
 
 // Reasons gives changes and reasons as people read them, each once.
@@ -62,35 +67,50 @@ func (p Plan) Reasons() []string {
 	return out
 }
 
-// Make compares the bundle in force with the next one. The error says that one of the texts cannot be read.
-func Make(inForce, next conf.Bundle) (Plan, error) {
+// Bundle is a configuration whose text was read.
+type Bundle struct {
+	conf.Text
+	Main  []byte
+	Files map[string]conf.File
+}
+
+// Read reads the text of a bundle.
+func Read(b conf.Bundle) (Bundle, error) {
+	t, err := conf.Parse(b.Main)
+	return Bundle{t, b.Main, b.Files}, err
+}
+
+// Make compares the bundle in force with the next one; names says how the worker calls files of the one in force. Two texts that differ in
+// nothing that was read differ in comments, and one must stay the text that a worker has loaded: that is a reload.
+func Make(was, now Bundle, names Names) Plan {
 	var p Plan
-	if !bytes.Equal(inForce.Main, next.Main) {
-		was, err := conf.Parse(inForce.Main)
-		if err != nil {
-			return Plan{}, fmt.Errorf("plan: text in force: %w", err)
-		}
-		now, err := conf.Parse(next.Main)
-		if err != nil {
-			return Plan{}, fmt.Errorf("plan: new text: %w", err)
-		}
-		p.compare(was, now)
+	paths, same := rotated(was, now)
+	p.changedFiles(was, now, paths, names)
+	if !bytes.Equal(was.Main, now.Main) {
+		p.compare(was.Text, same)
 	}
-	p.add(files(inForce.Files, next.Files))
 	if len(p.Reload) > 0 {
-		p.Steps = nil
+		p.Steps, p.Names = nil, nil
+		return p
 	}
-	return p, nil
+	// What is in the files may be about servers that come or go: they come before, and go after.
+	at := len(p.Steps)
+	for at > 0 && p.Steps[at-1].Kind == Remove {
+		at--
+	}
+	p.Steps = slices.Insert(p.Steps, at, p.fileSteps...)
+	return p
 }
 
 // compare adds what the difference of two texts takes.
 func (p *Plan) compare(was, now conf.Text) {
-	p.Changes = servers(was, now)
+	about := servers(was, now)
 	moved := listeners(was, now)
 	p.add(moved)
-	if !slices.Equal(rest(was), rest(now)) || moved.Cause == "" && len(p.Changes) == 0 {
+	if !slices.Equal(rest(was), rest(now)) || moved.Cause == "" && len(about) == 0 && len(p.Changes) == 0 {
 		p.add(Reason{Cause: Settings})
 	}
+	p.Changes = append(about, p.Changes...)
 	if len(p.Reload) == 0 {
 		p.Steps, p.Reload = steps(was, now)
 	}
@@ -171,22 +191,6 @@ func diff(a, b []string, mark string) []string {
 	return out
 }
 
-func files(was, now map[string]conf.File) Reason {
-	var about []string
-	for name, f := range now {
-		if o, ok := was[name]; !ok || !bytes.Equal(o.Data, f.Data) {
-			about = append(about, name)
-		}
-	}
-	for name := range was {
-		if _, ok := now[name]; !ok {
-			about = append(about, "-"+name)
-		}
-	}
-	slices.Sort(about)
-	return reason(Files, about)
-}
-
 func reason(c Cause, about []string) Reason {
 	if len(about) == 0 {
 		return Reason{}
@@ -201,7 +205,7 @@ func rest(t conf.Text) []string {
 		out = append(out, s.Kind+" "+s.Name+" from "+s.From)
 		for _, l := range s.Lines {
 			switch {
-			case len(l.Words) == 0, l.Words[0] == "server" && (s.Kind == "backend" || s.Kind == "listen"):
+			case len(l.Words) == 0, s.Members(l):
 			case l.Words[0] == "bind" && len(l.Words) > 1:
 				out = append(out, strings.Join(l.Words[2:], "\x00"))
 			default:

@@ -23,13 +23,27 @@ backend s
   server b 192.0.2.2:80 id 9
 `
 
+func edited(text, old, new string) string { return strings.Replace(text, old, new, 1) }
+
 func TestMake(t *testing.T) {
 	peers := func(addr string) string { return "peers p\n  server other " + addr + "\n" + base }
-	edit := func(old, new string) string { return strings.Replace(base, old, new, 1) }
+	hashed := func(lines ...string) string {
+		return "backend h\n  balance uri\n  hash-type consistent\n  " + strings.Join(lines, "\n  ") + "\n"
+	}
+	tls := func(path string) string {
+		return edited(base, "bind 127.0.0.1:80", "bind 127.0.0.1:80 ssl crt /run/"+path+" alpn h2")
+	}
+	mapped := func(path string) string {
+		return edited(base, "default_backend s", "use_backend %[path,map_beg(/run/"+path+",s)]")
+	}
+	file := func(name, data string) map[string]conf.File { return map[string]conf.File{name: {Data: []byte(data)}} }
+	edit := func(old, new string) string { return edited(base, old, new) }
 	tests := map[string]struct {
 		was   string // base where it is empty
 		text  string
+		had   map[string]conf.File
 		files map[string]conf.File
+		names Names
 		want  []string
 		live  bool // without a reload
 		steps []Step
@@ -60,21 +74,38 @@ func TestMake(t *testing.T) {
 			{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 6 inter 3s")},
 			{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")},
 		}},
-		"server removed":              {text: edit("  server a 192.0.2.1:80 id 5\n", ""), want: []string{"server-removed s/a"}, live: true, steps: []Step{{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")}}},
-		"server moved":                {text: edit("192.0.2.1:80", "192.0.2.8:80"), want: []string{"server-changed s/a"}},
+		"server removed":         {text: edit("  server a 192.0.2.1:80 id 5\n", ""), want: []string{"server-removed s/a"}, live: true, steps: []Step{{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.1:80", Options: strings.Fields("id 5 inter 3s")}}},
+		"server moved":           {text: edit("192.0.2.1:80 id 5", "192.0.2.8:81 id 5 check weight 9"), was: edit("id 5", "id 5 check"), want: []string{"server-changed s/a"}, live: true, steps: []Step{{Kind: Move, Backend: "s", Server: "a", Address: "192.0.2.8:81", Checked: true}, {Kind: Weight, Backend: "s", Server: "a", Value: "9"}}},
+		"moved, with another id": {text: edit("192.0.2.1:80 id 5", "192.0.2.8:80 id 6"), want: []string{"server-changed s/a"}},
+		"moved to a name":        {text: edit("192.0.2.1:80", "web:80"), want: []string{"server-changed s/a"}},
+		"drained":                {text: edit("id 5", "id 5 weight 0"), want: []string{"server-changed s/a"}, live: true, steps: []Step{{Kind: Weight, Backend: "s", Server: "a", Value: "0"}}},
+		"more of a server-template": {
+			was: "backend r\n  server-template w 2 192.0.2.7:80 check\n", text: "backend r\n  server-template w 3 192.0.2.7:80 check\n",
+			want: []string{"server-added r/w3"}, live: true, steps: []Step{{Kind: Add, Backend: "r", Server: "w3", Address: "192.0.2.7:80", Options: []string{"check"}, Checked: true}},
+		},
+		"a range instead of a number": {was: "backend r\n  server-template w 2 192.0.2.7:80\n", text: "backend r\n  server-template w 1-2 192.0.2.7:80\n", want: []string{"settings"}},
+		"a server-template of names":  {was: "backend r\n  server-template w 2 web:80\n", text: "backend r\n  server-template w 3 web:80\n", want: []string{"server-added r/w3", "server-option r/w3 web:80"}},
+		"automatic ids that stay":     {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server a 192.0.2.1:80"), want: []string{"server-removed h/b"}, live: true, steps: []Step{{Kind: Remove, Backend: "h", Server: "b"}}},
+		"automatic ids that change":   {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server b 192.0.2.2:80"), want: []string{"server-removed h/a", "server-option h/b without id"}},
 		"a newcomer takes an id":      {text: edit("id 9\n", "id 10\n  server c 192.0.2.3:80 id 9\n"), want: []string{"server-added s/c", "id-collision s/b"}},
 		"listener":                    {text: edit("bind 127.0.0.1:80", "bind 127.0.0.1:81"), want: []string{"listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
 		"setting":                     {text: edit("30m", "20m"), want: []string{"settings"}},
 		"comment":                     {text: base + "# word\n", want: []string{"settings"}},
+		"certificate under another name": {was: tls("1/x.pem"), had: file("1/x.pem", "old"), text: tls("2/x.pem"), files: file("2/x.pem", "new"), names: Names{"/run/1/x.pem": "/run/0/x.pem"},
+			want: []string{"certificate 2/x.pem"}, live: true, steps: []Step{{Kind: Cert, File: "/run/0/x.pem", Data: []byte("new")}}},
+		"certificate, same name":        {was: tls("x.pem"), had: file("x.pem", "old"), text: tls("x.pem"), files: file("x.pem", "new"), want: []string{"certificate x.pem"}, live: true, steps: []Step{{Kind: Cert, File: "/run/x.pem", Data: []byte("new")}}},
+		"certificate that is too large": {was: tls("x.pem"), had: file("x.pem", "old"), text: tls("x.pem"), files: file("x.pem", strings.Repeat("x", maxPayload+1)), want: []string{"files x.pem"}},
+		"certificate and another port":  {was: tls("1/x.pem"), had: file("1/x.pem", "old"), text: edited(tls("2/x.pem"), ":80 ssl", ":81 ssl"), files: file("2/x.pem", "new"), want: []string{"certificate 2/x.pem", "listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
+		"TLS begins":                    {text: tls("x.pem"), files: file("x.pem", "new"), want: []string{"files x.pem", "settings"}},
+		"map and a server": {was: mapped("m.map"), had: file("m.map", "/a s"), text: mapped("m.map") + "  server c 192.0.2.3:80 id 7\n", files: file("m.map", "/b s"), want: []string{"server-added s/c", "map m.map"}, live: true,
+			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 7 inter 3s")}, {Kind: Map, File: "/run/m.map", Data: []byte("/b s")}}},
+		"a file for both":             {was: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", had: file("m.map", "/a s"), text: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", files: file("m.map", "/b s"), want: []string{"files m.map"}},
 		"certificate":                 {text: base, files: map[string]conf.File{"certs/x.pem": {Data: []byte("x")}}, want: []string{"files certs/x.pem"}},
 		"another section, same lines": {text: edit("\nbackend s", "\nbackend t"), want: []string{"server-added t/a, t/b", "server-removed s/a, s/b", "settings"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, err := Make(conf.Bundle{Main: []byte(cmp.Or(test.was, base))}, conf.Bundle{Main: []byte(test.text), Files: test.files})
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := Make(bundleOf(t, cmp.Or(test.was, base), test.had), bundleOf(t, test.text, test.files), test.names)
 			if got := p.Reasons(); !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
@@ -88,6 +119,15 @@ func TestMake(t *testing.T) {
 	}
 }
 
+func bundleOf(t *testing.T, text string, files map[string]conf.File) Bundle {
+	t.Helper()
+	b, err := Read(conf.Bundle{Main: []byte(text), Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func TestManySubjects(t *testing.T) {
 	r := Reason{Cause: ServerAdded, About: strings.Fields("a b c d e f g")}
 	if got := r.String(); got != "server-added a, b, c, d, e, and 2 more" {
@@ -96,7 +136,7 @@ func TestManySubjects(t *testing.T) {
 }
 
 func TestUnreadable(t *testing.T) {
-	if _, err := Make(conf.Bundle{Main: []byte(base)}, conf.Bundle{Main: []byte("global\n  log \"x\n")}); err == nil {
-		t.Error("a text with an open quote was planned")
+	if _, err := Read(conf.Bundle{Main: []byte("global\n  log \"x\n")}); err == nil {
+		t.Error("a text with an open quote was read")
 	}
 }

@@ -15,19 +15,24 @@ type Kind uint8
 const (
 	Remove Kind = iota // no new requests; those that run finish, and the server is deleted when it can be
 	Add                // with its checks, and takes requests at once
+	Move               // to another address
 	Weight
 	MaxConn
+	Cert   // the data of a certificate's file
+	Map    // all entries of a map
 	Return // of a server that was removed and is still there; never in a Plan
 )
 
-// Step changes one server of the running worker.
+// Step changes one server of the running worker, or one file that it has read.
 type Step struct {
 	Kind            Kind
 	Backend, Server string
-	Address         string   // of Add, and of Remove where it could be added again
-	Options         []string // the same: words for `add server`
-	Checked         bool     // the same: its health checks are to be switched on
+	Address         string   // of Add and Move, and of Remove where it could be added again
+	Options         []string // of Add and Remove: words for `add server`
+	Checked         bool     // of Add and Move: it has health checks
 	Value           string   // of Weight and MaxConn
+	File            string   // of Cert and Map: how the worker calls it
+	Data            []byte   // the same: what stands in it from now on; may be secret
 }
 
 // steps says how a running worker comes from one text to another that differs in server lines only. Reasons say why it cannot.
@@ -79,6 +84,9 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 				refuse(NotDynamic, next.Name+" "+word)
 			}
 		}
+		if name := renumbered(before[i], next); name != "" {
+			refuse(ServerOption, name+" without id")
+		}
 		for _, m := range joined {
 			step, word := add(next, m)
 			if word != "" {
@@ -111,6 +119,44 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 	return slices.Concat(first, additions, changes, last), nil
 }
 
+// renumbered names a server that stays and whose automatic id, its place on the ring, is another one in the new text; "" there is none.
+// HAProxy numbers the servers without an id by their order, past the ids that are given.
+func renumbered(was, now conf.Pool) string {
+	automatic := func(m conf.Member) bool { return m.ID == 0 }
+	if !hashed(now) || !slices.ContainsFunc(was.Members, automatic) && !slices.ContainsFunc(now.Members, automatic) {
+		return ""
+	}
+	before, after := numbers(was), numbers(now)
+	for _, m := range now.Members {
+		id, stays := before[m.Name]
+		if o, _ := read(m.Options); stays && id != after[m.Name] && o["hash-key"] != "addr" && o["hash-key"] != "addr-port" {
+			return key(m)
+		}
+	}
+	return ""
+}
+
+// numbers gives the id of each server of a pool, by name.
+func numbers(p conf.Pool) map[string]uint32 {
+	out, taken := make(map[string]uint32, len(p.Members)), make(map[uint32]bool, len(p.Members))
+	for _, m := range p.Members {
+		taken[m.ID] = true
+	}
+	next := uint32(1)
+	for _, m := range p.Members {
+		id := m.ID
+		if id == 0 {
+			for taken[next] {
+				next++
+			}
+			id = next
+			next++
+		}
+		out[m.Name] = id
+	}
+	return out
+}
+
 func key(m conf.Member) string { return m.Backend + "/" + m.Name }
 
 // cause is why a changed server needs a reload.
@@ -140,18 +186,25 @@ func add(p conf.Pool, m conf.Member) (Step, string) {
 	return Step{Kind: Add, Backend: m.Backend, Server: m.Name, Address: m.Addr.String(), Options: o.words(), Checked: checked}, ""
 }
 
-// alter gives the steps from one line of a server to another, where only its weight or maxconn differ.
+// alter gives the steps from one line of a server to another, where only its address, weight or maxconn differ.
 func alter(o, m conf.Member) ([]Step, bool) {
 	was, unknown := read(o.Options)
 	now, unknownNow := read(m.Options)
-	if unknown != "" || unknownNow != "" || o.Raw != m.Raw {
+	if unknown != "" || unknownNow != "" {
 		return nil, false
 	}
 	var out []Step
+	if o.Raw != m.Raw {
+		if !o.Addr.IsValid() || !m.Addr.IsValid() || o.Addr.Port() == 0 || m.Addr.Port() == 0 {
+			return nil, false // a name, a socket, an offset: not proven to be the same at run time
+		}
+		_, checked := now["check"]
+		out = append(out, Step{Kind: Move, Backend: m.Backend, Server: m.Name, Address: m.Addr.String(), Checked: checked})
+	}
 	for kind, name := range map[Kind]string{Weight: "weight", MaxConn: "maxconn"} {
-		value, given := now[name]
+		value, automatic := now[name]
 		if value != was[name] {
-			if !given {
+			if !automatic {
 				value = map[Kind]string{Weight: "1", MaxConn: "0"}[kind]
 			}
 			out = append(out, Step{Kind: kind, Backend: m.Backend, Server: m.Name, Value: value})

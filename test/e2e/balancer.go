@@ -327,13 +327,13 @@ func (b *Balancer) WaitOnline(nodes ...*Node) {
 	})
 }
 
-// WaitApplied waits until the newest State is in force.
+// WaitApplied waits until the newest State is in force, and the files hold it.
 func (b *Balancer) WaitApplied() model.Status {
 	b.T.Helper()
 	var st model.Status
 	b.Eventually(func() string {
-		if st = b.Status(); st.Wanted != st.Applied || st.Wanted == 0 {
-			return fmt.Sprintf("wanted %d, applied %d", st.Wanted, st.Applied)
+		if st = b.Status(); st.Wanted != st.Applied || st.Wanted == 0 || st.HAProxy.Behind {
+			return fmt.Sprintf("wanted %d, applied %d, files behind: %v", st.Wanted, st.Applied, st.HAProxy.Behind)
 		}
 		return ""
 	})

@@ -132,7 +132,7 @@ func TestTLS(t *testing.T) {
 			if i%2 == 0 {
 				b.Signal(syscall.SIGHUP) // otherwise it is noticed a moment later
 			}
-			b.WaitLog(mark, "msg=reloaded")
+			b.WaitLog(mark, "changed at run time", "certificate")
 			if _, cert, err := fetchTLS(t.Context(), b.Traffic, false); err != nil || cert != name {
 				t.Errorf("after a change the certificate is %q, %v", cert, err)
 			}
@@ -158,8 +158,23 @@ func TestTLS(t *testing.T) {
 		// A good one ends the trouble.
 		mark := len(b.Log())
 		writeCert(t, pemFile, "last")
-		b.WaitLog(mark, "msg=reloaded")
-		b.WaitStatus(func(st model.Status) bool { return len(st.Degraded) == 0 && len(st.Problems) == 0 })
+		b.WaitLog(mark, "changed at run time", "certificate")
+		b.WaitStatus(func(st model.Status) bool {
+			return len(st.Degraded) == 0 && len(st.Problems) == 0 && !st.HAProxy.Behind
+		})
+
+		// The next fnlb knows how the worker calls it.
+		b.Signal(syscall.SIGKILL)
+		b.WaitExit()
+		mark = len(b.Log())
+		b.Run(h, "--nodes", n.Addr, "--tls-cert", pemFile)
+		b.WaitLog(mark, "adopted the HAProxy", "reload=false")
+		mark = len(b.Log())
+		writeCert(t, pemFile, "after adoption")
+		b.WaitLog(mark, "changed at run time", "certificate")
+		if _, cert, err := fetchTLS(t.Context(), b.Traffic, false); err != nil || cert != "after adoption" {
+			t.Errorf("after an adoption it is %q, %v", cert, err)
+		}
 	})
 }
 
