@@ -1,7 +1,6 @@
 package process
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -170,24 +168,13 @@ type socketTable struct {
 	unseen bool            // ours lacks some
 }
 
-type socketRow struct {
-	at    netip.AddrPort
-	inode string
-}
-
-// readSockets reads /proc/net/tcp and tcp6, and which sockets the processes hold.
+// readSockets finds out who listens, and which sockets the processes hold.
 func readSockets(pids []int) (*socketTable, error) {
-	t := &socketTable{ours: map[string]bool{}}
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		data, err := os.ReadFile(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // no IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("who listens: %w", err)
-		}
-		t.rows = append(t.rows, parseSockets(string(data))...)
+	rows, err := listeners()
+	if err != nil {
+		return nil, err
 	}
+	t := &socketTable{rows: rows, ours: map[string]bool{}}
 	for _, pid := range pids {
 		found, err := inodes(pid)
 		t.unseen = t.unseen || err != nil
@@ -196,31 +183,6 @@ func readSockets(pids []int) (*socketTable, error) {
 		}
 	}
 	return t, nil
-}
-
-// parseSockets reads the listening ones of the kernel's table: "sl local_address rem_address st … uid timeout inode", the address as
-// words of four bytes in the host's order, the state 0A.
-func parseSockets(table string) []socketRow {
-	var rows []socketRow
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 10 || f[3] != "0A" {
-			continue
-		}
-		host, port, ok := strings.Cut(f[1], ":")
-		raw, err := hex.DecodeString(host)
-		p, errPort := strconv.ParseUint(port, 16, 16)
-		if !ok || err != nil || errPort != nil || len(raw)%4 != 0 {
-			continue
-		}
-		for i := 0; i < len(raw); i += 4 {
-			slices.Reverse(raw[i : i+4])
-		}
-		if ip, ok := netip.AddrFromSlice(raw); ok {
-			rows = append(rows, socketRow{netip.AddrPortFrom(ip, uint16(p)), f[9]})
-		}
-	}
-	return rows
 }
 
 // at tells whether one of ours listens where HAProxy would meet it, and the inode of a stranger that does. The kernel's table does not

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,27 +128,4 @@ func TestCheckBindsOfHAProxy(t *testing.T) {
 			t.Errorf("a HAProxy that is not ours: %v", err)
 		}
 	})
-}
-
-func FuzzParseSockets(f *testing.F) {
-	f.Add("  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1\n")
-	f.Add("  0: 00000000000000000000000001000000:0050 0:0 0A 0 0 0 0 0 7\n")
-	f.Fuzz(func(t *testing.T, table string) {
-		for _, r := range parseSockets(table) {
-			if !r.at.IsValid() {
-				t.Fatalf("%+v", r)
-			}
-		}
-	})
-}
-
-func TestParseSockets(t *testing.T) {
-	rows := parseSockets("  sl  local_address\n" +
-		"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1\n" +
-		"   1: 0100007F:1F91 00000000:0000 01 00000000:00000000 00:00000000 00000000     0        0 12346 1\n" +
-		"   2: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 777 1\n")
-	want := []socketRow{{netip.MustParseAddrPort("127.0.0.1:8080"), "12345"}, {netip.MustParseAddrPort("[::1]:80"), "777"}}
-	if !slices.Equal(rows, want) {
-		t.Errorf("got %v", rows)
-	}
 }
