@@ -267,6 +267,22 @@ func TestSharedPort(t *testing.T) {
 	})
 }
 
+// TestSlowLook: a kernel that takes long to say who listens makes nobody silent.
+func TestSlowLook(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.portsTake = 2 * observeLimit
+		w.run()
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Minute)
+		w.set(func() { w.down["b"] = true })
+		w.after(20 * time.Second)
+		want(t, "health", w.health(), "a:up b:down")
+		if w.lines("does not answer") > 0 {
+			t.Error(w.logged())
+		}
+	})
+}
+
 // TestChangeDuringReload is fault row 13: what comes while HAProxy reloads lands in a worker after it, and what an earlier worker still
 // says counts for nothing.
 func TestChangeDuringReload(t *testing.T) {

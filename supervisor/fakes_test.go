@@ -41,6 +41,7 @@ type world struct {
 	superseded  int
 	ticks       uint64   // when the master was started
 	strangers   []string // who shares our ports
+	portsTake   time.Duration
 	starts      []time.Time
 	reloads     []time.Time
 	stops       int
@@ -147,8 +148,10 @@ func newWorld(t *testing.T) *world {
 		},
 		Sharing: func([]conf.Bind, []int) ([]string, error) {
 			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.strangers, nil
+			found, takes := w.strangers, w.portsTake
+			w.mu.Unlock()
+			time.Sleep(takes)
+			return found, nil
 		},
 		Prober: (*fakeProber)(w), Resolver: (*fakeResolver)(w),
 		WaitMin: 10 * time.Millisecond, WaitMax: 250 * time.Millisecond, Probes: 4,
@@ -462,9 +465,12 @@ func (r *fakeRuntime) Serving(ctx context.Context) (runtime.Processes, int, stri
 	return p, r.worker, r.revision, nil
 }
 
-func (r *fakeRuntime) ServersState(_ context.Context, _ int) ([]byte, []runtime.ServerState, error) {
+func (r *fakeRuntime) ServersState(ctx context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
 	if r.silent || r.halted[r.worker] {
 		return nil, nil, fmt.Errorf("timeout: %w", context.DeadlineExceeded)
 	}

@@ -58,7 +58,7 @@ func (l *loop) observe() {
 		if next.err != nil && next.stopped == 0 { // perhaps since then
 			next.stopped = l.s.stoppedOf(worker, master)
 		}
-		took := time.Since(begin)
+		took := time.Since(begin) - next.ports.took // which has a pace of its own
 		return func() {
 			l.observing = false
 			next.made = made
@@ -85,9 +85,6 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 			o.old++
 		}
 	}
-	if len(binds) > 0 {
-		o.ports = s.lookAtPorts(binds, pidsOf(procs))
-	}
 	raw, rows, err := s.o.Runtime.ServersState(ctx, worker)
 	if err != nil {
 		o.err = fmt.Errorf("worker %d does not answer: %w", worker, err)
@@ -104,6 +101,9 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 			o.why = s.explain(ctx, worker, joined)
 			break
 		}
+	}
+	if len(binds) > 0 { // last: where the kernel is slow to tell, HAProxy is not taken for silent
+		o.ports = s.lookAtPorts(binds, pidsOf(procs))
 	}
 	return o
 }

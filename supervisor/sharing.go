@@ -8,8 +8,8 @@ import (
 	"github.com/fnlb/fnlb/haproxy/conf"
 )
 
-// The ports are looked at this often for another process that has begun to share them. A look reads the kernel's table of all
-// connections, so with many of them it becomes rarer: a twentieth of the time at the most.
+// The ports are looked at this often for another process that has begun to share them. Where the kernel cannot tell the listening
+// sockets alone, a look reads all connections, so with many of them it becomes rarer: a twentieth of the time at the most.
 const (
 	sharingEvery = 5 * time.Second
 	sharingMost  = 20 * time.Second

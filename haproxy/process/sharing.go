@@ -10,7 +10,7 @@ import (
 
 // Sharing looks for other processes on the ports of a running HAProxy: the kernel lets a process of the same user listen there as well
 // (SO_REUSEPORT), without a word to either, and shares the clients out at random. It remembers which sockets are ours, so that a look
-// that finds nothing new costs one reading of the kernel's table. It is not safe for concurrent use.
+// that finds nothing new costs one question to the kernel. It is not safe for concurrent use.
 type Sharing struct{ ours map[string]bool }
 
 // Look names each stranger, "ADDRESS: NAME (pid N)", sorted. The pids are those of our HAProxy; what we may not see is not looked for.
