@@ -307,7 +307,8 @@ func (b *Balancer) Nodes() (map[string]string, error) {
 	return list.Nodes, err
 }
 
-// WaitOnline waits until exactly these nodes are listed, all online.
+// WaitOnline waits until exactly these nodes are listed, all online, and the State that the supervisor has is that of the list: a
+// removal is listed before it gets there.
 func (b *Balancer) WaitOnline(nodes ...*Node) {
 	b.T.Helper()
 	b.Eventually(func() string {
@@ -322,6 +323,13 @@ func (b *Balancer) WaitOnline(nodes ...*Node) {
 		}
 		if len(list) != len(nodes) {
 			return fmt.Sprintf("%d nodes are wanted, listed are %v", len(nodes), list)
+		}
+		var st model.Status
+		if err := b.Get("/1/lb/status", &st); err != nil {
+			return err.Error()
+		}
+		if len(st.Servers) != len(nodes) {
+			return fmt.Sprintf("%d nodes are wanted, the State has %v", len(nodes), st.Servers)
 		}
 		return ""
 	})
