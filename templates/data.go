@@ -63,6 +63,7 @@ type Process struct {
 	TLS       bool   // a listener speaks TLS
 	HashKey   bool   // servers can have hash-key addr-port
 	PassesH2C bool   // HAProxy lets upgrades to h2c through, as 2.6 does; 3.0 stops them by itself (tried)
+	OpenSSL   bool   // HAProxy is built with OpenSSL, so that it has all directives of TLS
 }
 
 // Management is how HAProxy reaches fnlb itself.
@@ -107,7 +108,7 @@ const maxTime = (1<<31 - 1) * time.Millisecond
 // newData turns typed rows into what templates see, and refuses what could mean something else in HAProxy's text.
 func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 	d := Data{StatsPort: -1, PidFile: g.PidFile, SockFile: g.SockFile}
-	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0)}
+	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0), OpenSSL: a.OpenSSL}
 	if g.HardStop != 0 {
 		var err error
 		if d.Process.HardStop, err = duration("hard-stop-after", g.HardStop); err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/model"
 )
@@ -191,4 +192,12 @@ backend port_{{.Publish.IP}}_{{$port}}_backends{{range .Backends}}
 		t.Fatal(err)
 	}
 	golden(t, "user.cfg", string(b.Main))
+}
+
+// TestWithoutOpenSSL: such a HAProxy refuses every directive of TLS.
+func TestWithoutOpenSSL(t *testing.T) {
+	b, err := ours().Render(sample(8081, addrs("192.0.2.3:8080")...), sampleGlobals(), conf.Abilities{Version: "2.6.12", Major: 2, Minor: 6})
+	if err != nil || strings.Contains(string(b.Main), "ssl") {
+		t.Errorf("%v\n%s", err, b.Main)
+	}
 }

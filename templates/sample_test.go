@@ -47,7 +47,7 @@ func sampleGlobals() Globals {
 // abilities are those of a version such as 2.6.
 func abilities(t testing.TB, version string) conf.Abilities {
 	t.Helper()
-	a := conf.Abilities{Version: version}
+	a := conf.Abilities{Version: version, OpenSSL: true}
 	if _, err := fmt.Sscanf(version, "%d.%d", &a.Major, &a.Minor); err != nil {
 		t.Fatal(err)
 	}

@@ -65,6 +65,7 @@ type Abilities struct {
 	Major      int
 	Minor      int
 	Prometheus bool // has the service prometheus-exporter
+	OpenSSL    bool // knows the directives of TLS; not told by the version
 }
 
 // VersionAbilities is what is known of a HAProxy by its version alone, such as 2.6.12-1+deb12u4.

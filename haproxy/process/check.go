@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -83,7 +84,8 @@ func ReadAbilities(ctx context.Context, binary string) (conf.Abilities, error) {
 	return a, nil
 }
 
-// parseAbilities reads the lines "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - …" and "Available services : prometheus-exporter".
+// parseAbilities reads the lines "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - …" "Available services : prometheus-exporter" and
+// "Feature list : … +OPENSSL …".
 func parseAbilities(out string) (conf.Abilities, error) {
 	var a conf.Abilities
 	for line := range strings.Lines(out) {
@@ -99,6 +101,9 @@ func parseAbilities(out string) (conf.Abilities, error) {
 		}
 		if rest, ok := strings.CutPrefix(line, "Available services :"); ok {
 			a.Prometheus = strings.Contains(rest, "prometheus-exporter")
+		}
+		if rest, ok := strings.CutPrefix(line, "Feature list :"); ok {
+			a.OpenSSL = slices.Contains(strings.Fields(rest), "+OPENSSL")
 		}
 	}
 	switch {

@@ -84,13 +84,16 @@ func TestCheckBounded(t *testing.T) {
 func TestReadAbilities(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		a, err := ReadAbilities(t.Context(), h.Path)
-		if err != nil || fmt.Sprintf("%d.%d", a.Major, a.Minor) != h.Version || !strings.HasPrefix(a.Version, h.Version) || !a.Prometheus {
+		if err != nil || fmt.Sprintf("%d.%d", a.Major, a.Minor) != h.Version || !strings.HasPrefix(a.Version, h.Version) || !a.Prometheus || !a.OpenSSL {
 			t.Errorf("%+v, %v", a, err)
 		}
 		if a.HashKey() != (h.Version != "2.6") {
 			t.Errorf("hash-key: %v", a.HashKey())
 		}
 	})
+	if a, err := parseAbilities("HAProxy version 2.6.12 2023\nFeature list : +ACCEPT4 -OPENSSL\nAvailable services : none\n"); err != nil || a.OpenSSL || a.Prometheus {
+		t.Errorf("without both: %+v, %v", a, err)
+	}
 	for out, want := range map[string]string{
 		"HAProxy version 2.4.22 2023/02/14\n": "too old", "HAProxy version x\n": "is none", "nginx 1.2\n": "does not say", "": "does not say", "HAProxy version \n": "does not say",
 	} {
