@@ -112,7 +112,8 @@ func (i *Instance) own() string { return filepath.Join(i.Dir, "own.cfg") }
 // Write replaces the text and the revision on disk; a reload makes HAProxy read them.
 func (i *Instance) Write(t *testing.T, cfg, revision string) {
 	t.Helper()
-	for file, text := range map[string]string{i.Config: cfg, i.own(): "global\n  setenv FNLB_REVISION " + revision + "\n"} {
+	// Without the HTTP client that nobody uses here, HAProxy starts in a third of the time: it reads no certificate authorities.
+	for file, text := range map[string]string{i.Config: cfg, i.own(): "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION " + revision + "\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -212,7 +212,7 @@ func TestDrainWithOldWorker(t *testing.T) {
 		ask := func() { answers <- get(t, b.addr) }
 		go ask()
 		<-s.arrived
-		b.write("own.cfg", "global\n  setenv FNLB_REVISION r2\n")
+		b.write("own.cfg", "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION r2\n")
 		worker, err := b.reload("r2")
 		if err != nil || worker == old.Worker {
 			t.Fatalf("reload: worker %d, %v", worker, err)
@@ -292,7 +292,7 @@ func TestAccessLog(t *testing.T) {
 				t.Errorf("got %q", got)
 			}
 			revision := fmt.Sprintf("r%d", i+2)
-			b.write("own.cfg", "global\n  setenv FNLB_REVISION "+revision+"\n")
+			b.write("own.cfg", "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION "+revision+"\n")
 			if _, err := b.reload(revision); err != nil {
 				t.Fatal(err)
 			}

@@ -37,7 +37,7 @@ func newBed(t *testing.T, h haproxytest.HAProxy, global, rest string) *bed {
 	}
 	b := &bed{t: t, dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", haproxytest.FreePort(t))}
 	b.write("haproxy.cfg", "global\n"+global+"\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\nfrontend f\n  bind "+b.addr+"\n"+rest)
-	b.write("own.cfg", "global\n  setenv FNLB_REVISION r1\n")
+	b.write("own.cfg", "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION r1\n")
 	socket := filepath.Join(dir, "m.sock")
 	b.c = New(Options{
 		Binary: h.Path, Files: []string{filepath.Join(dir, "haproxy.cfg"), filepath.Join(dir, "own.cfg")}, Socket: socket, Log: filepath.Join(dir, "log"),
@@ -250,7 +250,7 @@ func TestStartFails(t *testing.T) {
 		if _, err := b.c.Start(t.Context(), "r1"); err == nil || !strings.Contains(err.Error(), "bogus") {
 			t.Errorf("bad text: %v", err)
 		}
-		b.write("own.cfg", "global\n  setenv FNLB_REVISION other\n")
+		b.write("own.cfg", "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION other\n")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := b.c.Start(ctx, "r1"); !errors.Is(err, context.DeadlineExceeded) {
@@ -266,7 +266,7 @@ func TestStartFails(t *testing.T) {
 			t.Errorf("an end was reported of what never ran: %v", err)
 		default:
 		}
-		b.write("own.cfg", "global\n  setenv FNLB_REVISION r1\n")
+		b.write("own.cfg", "global\n  httpclient.ssl.verify none\n  setenv FNLB_REVISION r1\n")
 		b.start()
 	})
 }

@@ -83,7 +83,9 @@ func TestExternal(t *testing.T) {
 
 // TestExternalUnseen: where its process cannot be seen, its socket tells: a reload is none, another master and silence are the end.
 func TestExternalUnseen(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		b.start()
 		e := b.outside("")
