@@ -124,11 +124,11 @@ func TestAdopt(t *testing.T) {
 
 // TestAdoptByAnotherBinary is an upgrade: another build of fnlb goes on with the HAProxy of the old one.
 func TestAdoptByAnotherBinary(t *testing.T) {
+	newer := filepath.Join(TempDir(t), "fnlb")
+	if out, err := exec.Command("go", "build", "-C", "../..", "-ldflags", "-X github.com/fnlb/fnlb/config.Version=9.9.9", "-o", newer, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		newer := filepath.Join(TempDir(t), "fnlb")
-		if out, err := exec.Command("go", "build", "-C", "../..", "-ldflags", "-X github.com/fnlb/fnlb/config.Version=9.9.9", "-o", newer, ".").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
 		n := three(t)
 		b := Start(t, h, "--nodes", list(n...))
 		b.WaitOnline(n...)

@@ -31,10 +31,10 @@ func underLoad(t *testing.T, addr string, f func()) load.Result {
 		result, err = load.Run(ctx, load.Options{
 			Address: addr, Paths: paths(50), Timeout: Patience, Ready: func() { close(ready) },
 			Groups: []load.Group{
-				{Name: "fresh", Workers: 4, Think: 5 * time.Millisecond},
-				{Name: "keep-alive", KeepAlive: true, Workers: 4, Think: 3 * time.Millisecond},
+				{Name: "fresh", Workers: 4, Think: 10 * time.Millisecond},
+				{Name: "keep-alive", KeepAlive: true, Workers: 4, Think: 5 * time.Millisecond},
 				{Name: "thinking", KeepAlive: true, Workers: 8, Think: 3 * time.Second},
-				{Name: "post", KeepAlive: true, Workers: 2, Think: 5 * time.Millisecond, Method: "POST", Body: "x"},
+				{Name: "post", KeepAlive: true, Workers: 2, Think: 10 * time.Millisecond, Method: "POST", Body: "x"},
 			},
 		})
 	})

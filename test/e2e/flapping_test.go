@@ -58,7 +58,7 @@ func TestFlapping(t *testing.T) {
 			b.WaitLog(mark, "is flapping", at)
 			ctx, cancel := context.WithTimeout(t.Context(), Patience)
 			defer cancel()
-			for turns.Load() < 100 && ctx.Err() == nil { // some more, which are not told
+			for turns.Load() < 60 && ctx.Err() == nil { // some more, which are not told
 				time.Sleep(10 * time.Millisecond) // the checks tell no events
 			}
 			flaps.Store(false)

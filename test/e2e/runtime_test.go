@@ -19,15 +19,19 @@ import (
 )
 
 // TestAtRuntime: nodes come and go in one and the same worker; a removed node gets no new request, what runs there finishes, and no
-// request is lost.
+// request is lost. FNLB_E2E_FULL=1 does it more often.
 func TestAtRuntime(t *testing.T) {
+	rounds := 8
+	if os.Getenv("FNLB_E2E_FULL") != "" {
+		rounds = 50
+	}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		n := append(three(t), NewNode(t, "d"))
 		b := Start(t, h, "--nodes", list(n[:3]...))
 		b.WaitOnline(n[:3]...)
 		worker := b.WaitApplied().HAProxy.Worker
 		underLoad(t, b.Traffic, func() {
-			for range 20 {
+			for range rounds {
 				b.Put(n[3].Addr)
 				b.WaitOnline(n...)
 				b.Delete(n[3].Addr)

@@ -76,7 +76,7 @@ func (b *Balancer) stopped(st model.HAProxyStatus) {
 func TestStopOrder(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		n := NewNode(t, "a")
-		b := Start(t, h, "--nodes", n.Addr, "--stop-delay", "5s")
+		b := Start(t, h, "--nodes", n.Addr, "--stop-delay", "2500ms")
 		b.WaitOnline(n)
 		st := b.Status().HAProxy
 		if err := b.Get("/readyz", nil); err != nil {
@@ -101,7 +101,7 @@ func TestStopOrder(t *testing.T) {
 			}
 		})
 		b.waitClosed()
-		if took := time.Since(begin); took < 5*time.Second {
+		if took := time.Since(begin); took < 2500*time.Millisecond {
 			t.Errorf("the port closed after %s", took)
 		}
 		b.stopped(st)

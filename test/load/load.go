@@ -23,7 +23,7 @@ type Group struct {
 	Name      string        // names the group in failures; "fresh" or "keep-alive" when empty
 	KeepAlive bool          // one connection for many requests, else one for each ("Connection: close")
 	Workers   int           // at least 1
-	Think     time.Duration // between an answer and the next request; workers start spread over this time
+	Think     time.Duration // between an answer and the next request; after the first one, which is sent at once, workers spread over this time
 	Method    string        // DefaultMethod when empty
 	Body      string        // sent with its Content-Length where it is not empty
 }

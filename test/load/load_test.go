@@ -362,12 +362,23 @@ func TestEndLetsRequestsFinish(t *testing.T) {
 	}
 }
 
-// Workers that think start spread over that time, and an end of the load does not wait for them.
+// Workers send their first request at once and think then, and an end of the load does not wait for them.
 func TestThink(t *testing.T) {
 	address, seen := faulty(t, func(c net.Conn, _ int) bool { return write(c, ok) })
-	r := until(t, address, seen, 1, Group{Workers: 4, KeepAlive: true, Think: time.Hour})
-	if r.Requests != 1 || r.Failed != 0 {
+	r := until(t, address, seen, 4, Group{Workers: 4, KeepAlive: true, Think: time.Hour})
+	if r.Requests != 4 || r.Failed != 0 {
 		t.Error(r)
+	}
+}
+
+// The second requests are spread, so that workers of one kind do not go on in step.
+func TestSpread(t *testing.T) {
+	g := Group{Workers: 4, Think: time.Second}
+	for i := range g.Workers {
+		w := newWorker(Options{Address: "127.0.0.1:1", Paths: []string{"/"}, Timeout: time.Second}, g, i, 0)
+		if want := time.Duration(i) * g.Think / 4; w.delay != want {
+			t.Errorf("worker %d is %s late, not %s", i, w.delay, want)
+		}
 	}
 }
 

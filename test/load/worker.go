@@ -55,11 +55,10 @@ func newWorker(o Options, g Group, index, start int) *worker {
 
 func (w *worker) run(ctx context.Context) {
 	defer w.hangUp()
-	if !sleep(ctx, w.delay) {
-		return
-	}
+	spread := w.delay
 	for ctx.Err() == nil {
-		wait := w.group.Think
+		wait := w.group.Think + spread
+		spread = 0
 		if !w.request(w.next) {
 			wait = max(wait, pause)
 		}
