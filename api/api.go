@@ -8,12 +8,12 @@ import (
 
 // Nodes is what PUT, DELETE and GET /1/lb/nodes act on. Errors are model.Problem; its Kind becomes the HTTP status.
 type Nodes interface {
-	// Set adds a node HOST:PORT and returns once it is stored; adding one twice is a success.
-	Set(ctx context.Context, n string) error
+	// Set adds a node HOST:PORT with what is wished for, or gives one that is there what is wished for, and returns once it is stored.
+	Set(ctx context.Context, n string, w model.NodeWish) error
 	// Delete removes a node; removing an unknown one is a success.
 	Delete(ctx context.Context, n string) error
-	// List gives the nodes as canonical HOST:PORT, sorted (model.Node.String).
-	List() []string
+	// List gives the nodes, sorted.
+	List() []model.NodeRow
 }
 
 // Brake stops applies and goes back. Each call returns when it is done, with what was done in words; errors are model.Problem.
@@ -24,6 +24,13 @@ type Brake interface {
 	Thaw(ctx context.Context) (string, error)
 	// Rollback goes back to the last good configuration and freezes it.
 	Rollback(ctx context.Context) (string, error)
+}
+
+// Traffic counts what HAProxy did.
+type Traffic interface {
+	// Requests gives how many requests HAProxy's worker has sent to each server since the worker began. It asks HAProxy when it has not
+	// done so lately, within bounds; nil: it is not known now.
+	Requests(ctx context.Context) map[model.ServedAt]uint64
 }
 
 // Reporter tells what the balancer does. Its calls do not block; what they return is changed by nobody.

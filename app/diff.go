@@ -138,10 +138,14 @@ func (c *call) serversToCompare() []model.Server {
 	var servers []model.Server
 	for _, s := range st.Servers {
 		at, err := netip.ParseAddrPort(s.Address)
-		if err != nil || s.Health == model.Pending || s.Service != config.PoolService {
+		if err != nil || s.Health == model.Pending || s.Admin == model.Maint || s.Service != config.PoolService {
 			continue // not in the text either
 		}
-		servers = append(servers, model.Server{Service: s.Service, Name: s.Name, IP: at.Addr(), Port: at.Port()})
+		srv := model.Server{Service: s.Service, Name: s.Name, Weight: s.Weight, Admin: s.Admin}
+		if n, err := model.ParseNode(s.Owner.Name); err == nil { // else it is no node's
+			srv.Host = n.Host
+		}
+		servers = append(servers, srv.At(at))
 	}
 	return servers
 }

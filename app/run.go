@@ -270,7 +270,7 @@ func (b *balancer) listen(rules access.Rules) error {
 	panics := new(atomic.Uint64)
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
-			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Own: own, Panics: panics, Log: b.log,
+			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Traffic: b.supervisor, Own: own, Panics: panics, Log: b.log,
 			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fnlb/fnlb/config"
@@ -141,32 +142,47 @@ func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.
 func (c *call) serversOfFlags() []model.Server {
 	var servers []model.Server
 	for _, n := range c.settings.Nodes {
-		ip, err := c.resolve(n)
+		addrs, err := c.resolve(n)
 		if err != nil {
 			c.say(c.Stderr, "fnlb: node %s is left out: %v\n", n, err)
 			continue
 		}
-		servers = append(servers, model.Server{Service: config.PoolService, Name: n.ServerName(), IP: ip, Port: n.Port})
+		for _, at := range addrs {
+			servers = append(servers, model.Server{Service: config.PoolService, Name: n.ServerName(), Host: n.Host}.At(at))
+		}
 	}
 	return servers
 }
 
-func (c *call) resolve(n model.Node) (netip.Addr, error) {
+// resolve gives the address of a node, or all of a name with a star.
+func (c *call) resolve(n model.Node) ([]netip.AddrPort, error) {
 	if n.IP.IsValid() {
-		return n.IP, nil
+		return []netip.AddrPort{netip.AddrPortFrom(n.IP, n.Port)}, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", n.Host)
 	if err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	if len(ips) == 0 {
-		return netip.Addr{}, errors.New("the name has no address")
+	var addrs []netip.AddrPort
+	for _, ip := range ips {
+		at := netip.AddrPortFrom(ip.Unmap(), n.Port)
+		if refused := c.settings.NodePolicy.Check(at); refused != nil {
+			err = fmt.Errorf("refused: %w", refused)
+			continue
+		}
+		addrs = append(addrs, at)
 	}
-	ip := ips[0].Unmap()
-	if err := c.settings.NodePolicy.Check(netip.AddrPortFrom(ip, n.Port)); err != nil {
-		return netip.Addr{}, fmt.Errorf("refused: %w", err)
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	addrs = slices.Compact(addrs)
+	switch {
+	case len(addrs) == 0 && err == nil:
+		return nil, errors.New("the name has no address")
+	case len(addrs) == 0:
+		return nil, err
+	case !n.Many:
+		addrs = addrs[:1]
 	}
-	return ip, nil
+	return addrs[:min(len(addrs), supervisor.MostAddresses)], nil
 }

@@ -169,7 +169,7 @@ func (c *Collector) step() (time.Duration, bool) {
 }
 
 // removal reports whether a source has stopped offering a server, or a service (whose servers of other sources would go with
-// it), since the last merge. It is much cheaper than a merge, and looks at each Snapshot once.
+// it), since the last merge, or whether one is to take no more requests. It is much cheaper than a merge, and looks at each Snapshot once.
 func (c *Collector) removal() bool {
 	start := time.Now()
 	defer c.pause(start)
@@ -192,11 +192,11 @@ func (c *Collector) removal() bool {
 }
 
 func lacks(before, after []model.Offer) bool {
-	servers := make(map[model.ServerKey]bool, len(after))
+	servers := make(map[model.ServerKey]model.Admin, len(after))
 	services := map[string]bool{}
 	for i := range after {
 		for j := range after[i].Servers {
-			servers[after[i].Servers[j].Key()] = true
+			servers[after[i].Servers[j].Key()] = after[i].Servers[j].Admin
 		}
 		for j := range after[i].Services {
 			services[after[i].Services[j].Name] = true
@@ -204,7 +204,7 @@ func lacks(before, after []model.Offer) bool {
 	}
 	for i := range before {
 		for j := range before[i].Servers {
-			if !servers[before[i].Servers[j].Key()] {
+			if admin, there := servers[before[i].Servers[j].Key()]; !there || admin != model.Ready && before[i].Servers[j].Admin == model.Ready {
 				return true
 			}
 		}

@@ -166,7 +166,7 @@ func (t *table) refuse(o *Offer) (string, Kind) {
 		}
 	}
 	for _, s := range o.Servers {
-		if !ValidName(s.Name) {
+		if !s.validName() {
 			return fmt.Sprintf("server name %s has characters other than A-Z a-z 0-9 _ . : -", shorten(s.Name)), Invalid
 		}
 		if have, ok := t.servers[s.Key()]; ok && !sameServer(have.row, s) {

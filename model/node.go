@@ -7,23 +7,31 @@ import (
 	"strings"
 )
 
-// Node is a parsed HOST:PORT: an IP address or a DNS name, never both.
+// Node is a parsed HOST:PORT: an IP address or a DNS name, never both; or *NAME:PORT, all addresses of the name.
 type Node struct {
 	IP   netip.Addr
 	Host string // lower case, without a trailing dot
+	Many bool   // one server for each address of Host
 	Port uint16
 }
+
+// star stands before a name all of whose addresses are meant.
+const star = "*"
 
 // String gives the canonical HOST:PORT, the node's identity; IPv6 addresses stand in brackets.
 func (n Node) String() string {
 	if n.IP.IsValid() {
 		return netip.AddrPortFrom(n.IP, n.Port).String()
 	}
-	return n.Host + ":" + strconv.Itoa(int(n.Port))
+	s := n.Host + ":" + strconv.Itoa(int(n.Port))
+	if n.Many {
+		s = star + s
+	}
+	return s
 }
 
-// ServerName is the node's name in HAProxy's text, which knows no brackets; it is as unique as String, because the port is
-// always there.
+// ServerName is the name of the node's server. HAProxy's text knows no brackets; it is as unique as String, because the port is always
+// there. What comes from a name is rendered with its address behind it (Server.At).
 func (n Node) ServerName() string {
 	return strings.NewReplacer("[", "", "]", "").Replace(n.String())
 }
@@ -54,6 +62,11 @@ func ParseNode(s string) (Node, error) {
 		return bad("the port must be between 1 and 65535")
 	}
 	n := Node{Port: uint16(p)}
+	if host, n.Many = strings.CutPrefix(host, star); n.Many {
+		if _, err := netip.ParseAddr(host); err == nil || strings.HasPrefix(host, "[") {
+			return bad("the * stands before a DNS name, for all of its addresses; an address is one already")
+		}
+	}
 	if strings.HasPrefix(host, "[") {
 		if !strings.HasSuffix(host, "]") {
 			return bad("the bracket is not closed")
@@ -88,8 +101,8 @@ func badHost(h string) string {
 	if h == "" {
 		return "the host is missing; write HOST:PORT"
 	}
-	if len(h) > 249 { // with the port it is a server's name, which has 255
-		return "a DNS name has at most 249 characters here"
+	if len(h) > 209 { // with the port and an IPv6 address it is a server's name, which has 255
+		return "a DNS name has at most 209 characters here"
 	}
 	labels := strings.Split(h, ".")
 	for _, l := range labels {

@@ -10,7 +10,7 @@ func TestParseNode(t *testing.T) {
 	good := map[string]string{
 		"10.0.0.1:8080": "10.0.0.1:8080", "[::1]:8080": "[::1]:8080", "[2001:DB8::0:1]:1": "[2001:db8::1]:1",
 		"[::ffff:10.0.0.1]:80": "10.0.0.1:80", "Node-1.Example.:65535": "node-1.example:65535", "fn_8080:8080": "fn_8080:8080",
-		"localhost:1": "localhost:1", "a:08080": "a:8080",
+		"localhost:1": "localhost:1", "a:08080": "a:8080", "*Web.internal.:80": "*web.internal:80",
 	}
 	for in, want := range good {
 		n, err := ParseNode(in)
@@ -18,7 +18,7 @@ func TestParseNode(t *testing.T) {
 			t.Errorf("%q: got %q, %v; want %q", in, n, err, want)
 			continue
 		}
-		if !ValidName(n.ServerName()) {
+		if !serverOf(n).validName() {
 			t.Errorf("%q: server name %q is none", in, n.ServerName())
 		}
 		if again, err := ParseNode(n.String()); err != nil || again != n {
@@ -33,8 +33,9 @@ func TestParseNode(t *testing.T) {
 		":80": "host is missing", "-a:1": "neither", "a-:1": "neither", "a..b:1": "neither", "ä:1": "neither", "a\x00:1": "neither",
 		"[fe80::1%eth0]:80": "zone", "[1.2.3.4]:80": "no IPv6", "[::1:80": "not closed", "[::1:80]": "port is missing", "127.1:80": "notation", "0x7f.1:80": "notation",
 		"2130706433:80": "notation", "0177.0.0.1:80": "notation", "host.0x7f000001:80": "notation",
-		strings.Repeat("a", 300): "300 characters", strings.Repeat("a.", 127) + "b:1": "at most 249", strings.Repeat("a", 64) + ":1": "neither",
-		"abns@x:1": "families", "../x:1": "families",
+		strings.Repeat("a", 300): "300 characters", strings.Repeat("a.", 127) + "b:1": "at most 209", strings.Repeat("a", 64) + ":1": "neither",
+		"abns@x:1": "families", "../x:1": "families", "**a:1": "neither", "*:1": "host is missing", "*.a:1": "neither", "a*:1": "neither",
+		"*10.0.0.1:1": "stands before a DNS name", "*[::1]:1": "stands before a DNS name", "*127.1:1": "notation",
 	}
 	for in, want := range bad {
 		n, err := ParseNode(in)
@@ -46,8 +47,33 @@ func TestParseNode(t *testing.T) {
 	}
 }
 
+// longest is an address as long as one can be.
+var longest = netip.MustParseAddrPort("[1111:2222:3333:4444:5555:6666:7777:8888]:80")
+
+func serverOf(n Node) Server {
+	return Server{Name: n.ServerName(), IP: n.IP, Host: n.Host, Many: n.Many, Port: n.Port}
+}
+
+// TestServerAt: what comes from a name is named after its address, and what is an address stays.
+func TestServerAt(t *testing.T) {
+	for in, want := range map[string]string{
+		"web.internal:8080": "web.internal:8080_1111:2222:3333:4444:5555:6666:7777:8888", "*web:80": "web:80_1111:2222:3333:4444:5555:6666:7777:8888",
+		"10.0.0.5:80": "10.0.0.5:80", strings.Repeat("a.", 104) + "a:65535": strings.Repeat("a.", 104) + "a:65535_1111:2222:3333:4444:5555:6666:7777:8888",
+	} {
+		n, err := ParseNode(in)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		s := serverOf(n).At(longest)
+		if s.Name != want || !ValidName(s.Name) || s.Many || s.IP != longest.Addr() {
+			t.Errorf("%q: %+v, want the name %q", in, s, want)
+		}
+	}
+}
+
 func FuzzParseNode(f *testing.F) {
-	for _, s := range []string{"10.0.0.1:80", "[::1]:80", "a.b:1", "a\nb:1", "::", "[fe80::1%x]:1"} {
+	for _, s := range []string{"10.0.0.1:80", "[::1]:80", "a.b:1", "a\nb:1", "::", "[fe80::1%x]:1", "*a.b:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -55,7 +81,7 @@ func FuzzParseNode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !ValidName(n.ServerName()) || n.Port == 0 {
+		if !serverOf(n).validName() || !ValidName(serverOf(n).At(longest).Name) || n.Port == 0 {
 			t.Fatalf("%q: accepted as %+v", s, n)
 		}
 		again, err := ParseNode(n.String())

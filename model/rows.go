@@ -3,6 +3,7 @@ package model
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -116,15 +117,44 @@ type Timeouts struct {
 // address is not.
 type Server struct {
 	Service string     `json:"service"`
-	Name    string     `json:"name"` // must pass ValidName
+	Name    string     `json:"name"` // must pass ValidName, behind the star that Many puts before it
 	IP      netip.Addr `json:"ip"`   // invalid where Host is set and not resolved yet
 	Host    string     `json:"host,omitempty"`
+	Many    bool       `json:"many,omitempty"` // of Host: one server for each of its addresses
 	Port    uint16     `json:"port"`
+	Weight  Weight     `json:"weight,omitzero"`
+	Admin   Admin      `json:"admin,omitzero"`
 	Owner   Owner      `json:"owner"` // set by Merge
 }
 
 // Addr is where the server listens; it is not valid while its Host is not resolved.
 func (s Server) Addr() netip.AddrPort { return netip.AddrPortFrom(s.IP, s.Port) }
+
+// Share is the weight to be rendered: a server that drains has none.
+func (s Server) Share() int {
+	if s.Admin == Drain {
+		return 0
+	}
+	return s.Weight.Int()
+}
+
+// At is the row of a server that comes from a name, as it is rendered: at one address, which its name ends with, so that another address
+// is another server.
+func (s Server) At(at netip.AddrPort) Server {
+	s.IP, s.Port = at.Addr(), at.Port()
+	if s.Host != "" {
+		s.Name, s.Many = strings.TrimPrefix(s.Name, star)+"_"+at.Addr().String(), false
+	}
+	return s
+}
+
+func (s Server) validName() bool {
+	name := s.Name
+	if s.Many {
+		name = strings.TrimPrefix(name, star)
+	}
+	return ValidName(name)
+}
 
 // Key is the server's identity.
 func (s Server) Key() ServerKey { return ServerKey{s.Service, s.Name} }

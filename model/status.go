@@ -11,9 +11,13 @@ const (
 	Up                        // takes requests
 	Down                      // its checks fail
 	Maintenance               // taken out on purpose
+	Draining                  // its checks pass, and it takes no new requests, on purpose
 )
 
-var healths = [...]string{"pending", "up", "down", "maintenance"}
+// Healths counts the states of a server's health.
+const Healths = int(Draining) + 1
+
+var healths = [...]string{"pending", "up", "down", "maintenance", "draining"}
 
 func (h Health) String() string { return name(healths[:], h) }
 
@@ -23,7 +27,8 @@ func (h Health) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 // UnmarshalText reads the state's name.
 func (h *Health) UnmarshalText(b []byte) error { return unname(healths[:], h, b) }
 
-// ServerStatus joins a server of the State with what HAProxy and our probe found.
+// ServerStatus joins a server of the State with what HAProxy and our probe found. A name that stands for all of its addresses has one for
+// each of them, all of its name.
 type ServerStatus struct {
 	Service   string    `json:"service"`
 	Name      string    `json:"name"`
@@ -33,7 +38,12 @@ type ServerStatus struct {
 	Since     time.Time `json:"since"`
 	LastCheck string    `json:"last_check,omitempty"` // printable, at most 200 bytes
 	Mend      string    `json:"mend,omitempty"`       // which flag to change, where the server can never pass
+	Weight    Weight    `json:"weight,omitzero"`      // asked for; left out where it is 1
+	Admin     Admin     `json:"state,omitzero"`       // asked for; left out where it is ready
 }
+
+// ServedAt names a server as ServerStatus does.
+type ServedAt struct{ Service, Name, Address string }
 
 // Method is how an apply reached HAProxy.
 type Method string

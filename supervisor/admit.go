@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,11 +24,13 @@ const (
 	maxLookups     = 32 // at a time; each takes two sockets
 )
 
-// member is one server of the wanted State on its way to clients, and what is known of its health.
+// member is one server of the wanted State on its way to clients, and what is known of its health. Of a name that stands for all of its
+// addresses it is the name itself, and each address is a member of its own.
 type member struct {
 	server   model.Server
 	rule     model.Check
-	cancel   context.CancelFunc // ends its follower
+	cancel   func() // ends its followers; what they still report is dropped
+	gone     bool   // it was cancelled
 	admitted bool
 	addr     netip.AddrPort // where it is rendered, or was probed last
 	by       string         // who asked for it, until it was told
@@ -37,7 +40,14 @@ type member struct {
 	lastCheck string
 	mend      string
 	flaps     flaps
-	stale     string // why a name is kept at its last address; "" it is not
+	stale     string // why a name is kept at its last addresses; "" it is not
+
+	// Of a name that stands for all of its addresses.
+	name     *member // of one address: the name
+	ctx      context.Context
+	each     []*member // of the name: one for each address, by address
+	left     bool      // of one address: DNS does not list it any more, and nothing has taken its place yet
+	refusals string    // of the name: addresses that may be no node, or are too many
 }
 
 // set notes what was found.
@@ -47,6 +57,14 @@ func (m *member) set(h model.Health, why, mend string) {
 		m.health, m.since = h, time.Now()
 	}
 }
+
+// serves reports whether clients are sent to it.
+func (m *member) serves() bool {
+	return m.admitted || slices.ContainsFunc(m.each, func(e *member) bool { return e.admitted })
+}
+
+// row is its server as it is rendered, when it is admitted; srv is what is wanted of it by now.
+func (m *member) row(srv model.Server) model.Server { return srv.At(m.addr) }
 
 // setWanted takes over a State: new servers are followed until they are admitted, those that left are forgotten.
 func (l *loop) setWanted(st model.State) {
@@ -61,18 +79,23 @@ func (l *loop) setWanted(st model.State) {
 		stay[key] = true
 		m := l.members[key]
 		rule := rules[srv.Service]
-		if m != nil && m.rule == rule && m.server.IP == srv.IP && m.server.Host == srv.Host && m.server.Port == srv.Port {
-			m.server.Owner = srv.Owner
+		if m != nil && m.rule == rule && sameMember(m.server, srv) {
+			m.server = srv
 			continue
 		}
 		next := &member{server: srv, rule: rule, since: time.Now()}
-		if m != nil { // same identity, other address or rule: what clients are sent to stays until the new one passes
+		switch {
+		case m == nil:
+		case (m.server.Admin == model.Maint) != (srv.Admin == model.Maint): // out, or back through its first check
+			m.cancel()
+		default: // same identity, other address or rule: what clients are sent to stays until the new one passes
 			m.cancel()
 			next.admitted, next.addr, next.health, next.since, next.lastCheck = m.admitted, m.addr, m.health, m.since, m.lastCheck
+			next.each = m.each
 		}
 		next.by = by(st, srv.Owner)
 		l.members[key] = next
-		l.follow(key, next)
+		l.follow(next)
 	}
 	for key, m := range l.members {
 		if !stay[key] {
@@ -80,35 +103,99 @@ func (l *loop) setWanted(st model.State) {
 			delete(l.members, key)
 		}
 	}
-	l.wanted = st
+	l.wanted, l.named = st, nil
 }
 
-// visible is the wanted State with its admitted servers only, each at the address that passed; what is in quarantine is left out.
+// sameMember reports whether two rows of one key are followed the same way.
+func sameMember(a, b model.Server) bool {
+	return a.IP == b.IP && a.Host == b.Host && a.Many == b.Many && a.Port == b.Port && (a.Admin == model.Maint) == (b.Admin == model.Maint)
+}
+
+// leaves calls do for every wanted server that may stand in a text, each address of a name by itself, in the order of the State.
+func (l *loop) leaves(do func(srv *model.Server, m *member)) {
+	for i := range l.wanted.Servers {
+		srv := &l.wanted.Servers[i]
+		m := l.members[srv.Key()]
+		switch {
+		case m == nil:
+		case srv.Many:
+			for _, e := range m.each {
+				do(srv, e)
+			}
+		default:
+			do(srv, m)
+		}
+	}
+}
+
+// visible is the wanted State with its admitted servers only, each at the address that passed; what is in quarantine or in maintenance is
+// left out. Names are rendered with their addresses, so that two names of one address may be one server.
 func (l *loop) visible() model.State {
 	st := l.wanted
 	st.Servers = nil
-	for _, srv := range l.wanted.Servers {
-		if _, out := l.quarantined[srv.Key()]; out {
-			continue
+	seen := map[model.ServerKey]bool{} // of names
+	l.leaves(func(srv *model.Server, m *member) {
+		if !m.admitted || srv.Admin == model.Maint {
+			return
 		}
-		if m := l.members[srv.Key()]; m != nil && m.admitted {
-			srv.IP, srv.Port = m.addr.Addr(), m.addr.Port()
-			st.Servers = append(st.Servers, srv)
+		row := m.row(*srv)
+		key := row.Key()
+		if _, out := l.quarantined[key]; out || seen[key] {
+			return
 		}
+		if srv.Host != "" {
+			seen[key] = true
+		}
+		st.Servers = append(st.Servers, row)
+	})
+	if len(seen) > 0 {
+		slices.SortFunc(st.Servers, func(a, b model.Server) int {
+			return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Name, b.Name))
+		})
 	}
 	return st
 }
 
-// follow starts the goroutine that resolves and probes a member until it is admitted, and a name for as long as it is wanted.
-func (l *loop) follow(key model.ServerKey, m *member) {
-	ctx, cancel := context.WithCancel(l.ctx)
-	m.cancel = cancel
+// follow starts the goroutine that resolves and probes a member until it is admitted, and a name for as long as it is wanted. What is in
+// maintenance is left alone.
+func (l *loop) follow(m *member) {
+	parent := l.ctx
+	if m.name != nil {
+		parent = m.name.ctx
+	}
+	ctx, cancel := context.WithCancel(parent)
+	m.ctx = ctx
+	m.cancel = func() {
+		cancel()
+		m.gone = true
+		for _, e := range m.each {
+			e.gone = true
+		}
+	}
+	if m.server.Admin == model.Maint {
+		cancel()
+		m.health, m.lastCheck = model.Maintenance, "maintenance was asked for"
+		return
+	}
+	if m.server.Many {
+		l.followName(m)
+		return
+	}
 	if at := l.served.at(m.server); at.IsValid() {
 		m.admitted, m.addr, m.health = true, at, model.Up
 	}
 	if m.admitted && m.server.Host == "" && m.addr == m.server.Addr() {
+		cancel()
 		return
 	}
+	f := l.follower(m)
+	l.tasks.Go(func() {
+		defer cancel()
+		f.run(ctx, func(found finding) { l.report(ctx, func() { l.found(m, found) }) })
+	})
+}
+
+func (l *loop) follower(m *member) *follower {
 	f := &follower{o: &l.s.o, server: m.server, rule: m.rule, probes: l.probes, lookups: l.lookups}
 	if m.admitted {
 		f.passed = m.addr
@@ -116,15 +203,15 @@ func (l *loop) follow(key model.ServerKey, m *member) {
 	if l.served != nil {
 		f.known = l.served.addrs // never changed
 	}
-	l.tasks.Go(func() {
-		defer cancel()
-		f.run(ctx, func(found finding) {
-			select {
-			case l.reports <- func() { l.found(key, m, found) }:
-			case <-ctx.Done():
-			}
-		})
-	})
+	return f
+}
+
+// report hands what a follower found to the owner, unless nobody waits for it any more.
+func (l *loop) report(ctx context.Context, do func()) {
+	select {
+	case l.reports <- do:
+	case <-ctx.Done():
+	}
 }
 
 // finding is what one look at a member gave.
@@ -137,11 +224,11 @@ type finding struct {
 }
 
 // found takes over what a follower reports.
-func (l *loop) found(key model.ServerKey, m *member, f finding) {
-	if l.members[key] != m {
+func (l *loop) found(m *member, f finding) {
+	if m.gone {
 		return // superseded meanwhile
 	}
-	log := l.s.o.Log.With("node", key.Name, "service", key.Service)
+	log := l.logOf(m)
 	l.changed = true
 	if !f.passed {
 		l.failed(m, f, log)
@@ -155,6 +242,9 @@ func (l *loop) found(key model.ServerKey, m *member, f finding) {
 		return
 	}
 	why := fmt.Sprintf("first check of %s passed", m.server.Owner)
+	if m.name != nil {
+		why = fmt.Sprintf("first check of %s at %s passed", m.server.Owner, f.addr)
+	}
 	if m.admitted {
 		log.Info("moved", "from", m.addr, "to", f.addr)
 		why = fmt.Sprintf("%s moved from %s to %s", m.server.Owner, m.addr, f.addr)
@@ -162,8 +252,12 @@ func (l *loop) found(key model.ServerKey, m *member, f finding) {
 	if m.by != "" {
 		why += ", added by " + m.by
 	}
-	m.admitted, m.addr, m.by = true, f.addr, ""
+	m.admitted, m.addr, m.by, l.named = true, f.addr, "", nil
 	m.lastCheck, m.mend = "passed the first check", ""
+	if m.name != nil { // those that only waited for it may go
+		m.name.drop(func(e *member) bool { return e.left })
+		m.name.settle()
+	}
 	l.dirty(time.Now(), why)
 }
 
@@ -181,6 +275,9 @@ func (l *loop) failed(m *member, f finding, log *slog.Logger) {
 		m.addr = f.addr
 	}
 	m.set(model.Pending, f.reason, f.mend)
+	if m.name != nil {
+		m.name.settle()
+	}
 	if !tell {
 		return
 	}
@@ -297,7 +394,7 @@ func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	addrs := make([]netip.AddrPort, len(ips))
 	for i, ip := range ips {
-		addrs[i] = netip.AddrPortFrom(ip.Unmap(), f.server.Port)
+		addrs[i] = netip.AddrPortFrom(ip.Unmap().WithZone(""), f.server.Port)
 	}
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	return slices.Compact(addrs), nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -54,7 +55,7 @@ func (v *served) at(s model.Server) netip.AddrPort {
 	switch {
 	case v == nil:
 	case s.Host != "":
-		return v.names[s.Key()]
+		return v.names[model.ServerKey{Service: s.Service, Name: strings.TrimPrefix(s.Name, "*")}]
 	case v.addrs[s.Addr()]:
 		return s.Addr()
 	}
@@ -215,6 +216,7 @@ func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) (
 		if at.IsValid() && at.Port() != 0 {
 			at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 			v.addrs[at], v.names[model.ServerKey{Service: backend, Name: name}] = true, at
+			v.names[model.ServerKey{Service: backend, Name: strings.TrimSuffix(name, "_"+at.Addr().String())}] = at // of a name
 		}
 	}
 	_, rows, err := s.o.Runtime.ServersState(ctx, worker)
@@ -285,7 +287,7 @@ func (l *loop) adopted(a adoption, began time.Time) {
 			m.cancel()
 			next := &member{server: m.server, rule: m.rule, since: now}
 			l.members[key] = next
-			l.follow(key, next)
+			l.follow(next)
 		}
 	}
 	if l.have {

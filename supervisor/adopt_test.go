@@ -75,7 +75,7 @@ func adoptIn(t *testing.T, damage func(w *world), f func(w *world)) {
 	})
 }
 
-const all = "a@192.0.2.1:80 b@192.0.2.2:80 n@192.0.2.5:80"
+const all = "a@192.0.2.1:80 b@192.0.2.2:80 n_192.0.2.5@192.0.2.5:80"
 
 // TestAdopt: what runs and agrees goes on without a start and a reload, its servers are admitted without a probe, by address and by
 // name, and it is ready before any State has come.
@@ -100,10 +100,10 @@ func TestAdopt(t *testing.T) {
 		w.after(time.Second)
 		w.put("a=192.0.2.1:80", "n=name:80", "c=192.0.2.2:80")
 		w.after(time.Second)
-		want(t, "servers", w.servers(), "a@192.0.2.1:80 n@192.0.2.5:80")
+		want(t, "servers", w.servers(), "a@192.0.2.1:80 n_192.0.2.5@192.0.2.5:80")
 		w.die("a crash")
 		w.after(2 * time.Second)
-		want(t, "servers after a death", w.servers(), "a@192.0.2.1:80 n@192.0.2.5:80")
+		want(t, "servers after a death", w.servers(), "a@192.0.2.1:80 n_192.0.2.5@192.0.2.5:80")
 	})
 }
 

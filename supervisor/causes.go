@@ -74,12 +74,17 @@ func (l *loop) differences(was, now model.State) (out causes) {
 	for _, a := range now.Asked {
 		asked[a.Owner] = a.By
 	}
+	by := askers()
 	walk(was.Servers, now.Servers, func(before, after *model.Server) {
 		switch {
+		case before != nil && after != nil:
+			if m := l.members[before.Key()]; m != nil && m.serves() {
+				out.add(wishes(before, after) + byWhom(by(now, after.Owner)))
+			}
 		case before == nil && l.served.at(*after).IsValid():
 			out.add(after.Owner.String() + " added")
 		case after == nil:
-			if m := l.members[before.Key()]; m != nil && m.admitted {
+			if m := l.members[before.Key()]; m != nil && m.serves() {
 				out.add(before.Owner.String() + " removed" + byWhom(asked[before.Owner]))
 			}
 		}
@@ -88,6 +93,17 @@ func (l *loop) differences(was, now model.State) (out causes) {
 		out.add("listeners, routes or services changed")
 	}
 	return out
+}
+
+// wishes says what somebody asked for about a server that stays.
+func wishes(before, after *model.Server) string {
+	switch {
+	case before.Admin != after.Admin:
+		return fmt.Sprintf("%s set to %s", after.Owner, after.Admin)
+	case before.Weight != after.Weight:
+		return fmt.Sprintf("%s set to weight %s", after.Owner, after.Weight)
+	}
+	return after.Owner.String() + " changed"
 }
 
 func withoutServers(r model.Rows) model.Rows {

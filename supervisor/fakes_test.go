@@ -58,6 +58,8 @@ type world struct {
 	silent      bool              // the worker does not answer
 	halted      map[int]bool      // processes that somebody stopped
 	continued   []int
+	stats       []runtime.Stat
+	counts      int // questions for Stats
 
 	probes  map[string]int          // by address
 	healthy map[string]check.Result // by address; absent: passes
@@ -82,6 +84,7 @@ type textRenderer struct {
 	broken error
 	files  map[string]conf.File
 	failAt string // a server here cannot be rendered
+	equal  bool   // no weights
 	live   bool   // servers can come and go at run time; else each change is a reload
 }
 
@@ -98,7 +101,11 @@ func (r *textRenderer) Render(st model.State, _ conf.Abilities) (conf.Bundle, er
 		if r.failAt == s.Addr().String() {
 			return conf.Bundle{}, errors.New("template: no such field")
 		}
-		fmt.Fprintf(&b, "  server %s %s\n", s.Name, s.Addr())
+		fmt.Fprintf(&b, "  server %s %s", s.Name, s.Addr())
+		if s.Share() != 1 && !r.equal {
+			fmt.Fprintf(&b, " weight %d", s.Share())
+		}
+		b.WriteString("\n")
 	}
 	return conf.Bundle{Main: []byte(b.String()), Files: r.files}, nil
 }
@@ -174,7 +181,8 @@ func (w *world) stop() error {
 	return <-w.done
 }
 
-// put hands a State of these nodes over: NAME=ADDRESS or NAME=HOST:PORT.
+// put hands a State of these nodes over: NAME=ADDRESS or NAME=HOST:PORT, then weight=N and state=ADMIN. A star before NAME stands for all
+// addresses of HOST.
 func (w *world) put(nodes ...string) {
 	w.t.Helper()
 	w.revisions++
@@ -183,8 +191,12 @@ func (w *world) put(nodes ...string) {
 	}}}}
 	offers := []model.Offer{pool}
 	for _, n := range nodes {
-		name, addr, _ := strings.Cut(n, "=")
-		srv := model.Server{Service: "s", Name: name}
+		words := strings.Fields(n)
+		name, addr, _ := strings.Cut(words[0], "=")
+		srv := model.Server{Service: "s", Name: name, Many: strings.HasPrefix(name, "*")}
+		for _, word := range words[1:] {
+			w.wish(&srv, word)
+		}
 		if ap, err := netip.ParseAddrPort(addr); err == nil {
 			srv.IP, srv.Port = ap.Addr(), ap.Port()
 		} else {
@@ -199,6 +211,19 @@ func (w *world) put(nodes ...string) {
 	}
 	st.Revision, st.Asked = w.revisions, w.asked
 	w.s.Put(st)
+}
+
+func (w *world) wish(srv *model.Server, word string) {
+	w.t.Helper()
+	var err error
+	if n, ok := strings.CutPrefix(word, "weight="); ok {
+		err = srv.Weight.UnmarshalJSON([]byte(n))
+	} else if n, ok := strings.CutPrefix(word, "state="); ok {
+		err = srv.Admin.UnmarshalText([]byte(n))
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // after lets time pass until everything has settled again.
@@ -219,8 +244,8 @@ func (w *world) servers() string {
 	defer w.mu.Unlock()
 	var names []string
 	for line := range strings.Lines(w.loaded) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "server" {
-			names = append(names, f[1]+"@"+f[2])
+		if f := strings.Fields(line); len(f) >= 3 && f[0] == "server" {
+			names = append(names, strings.Join(append([]string{f[1] + "@" + f[2]}, f[3:]...), "/"))
 		}
 	}
 	return strings.Join(names, " ")
@@ -236,6 +261,13 @@ func (w *world) startTimes() []time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.starts)
+}
+
+// ran lists the changes at run time.
+func (w *world) ran() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.changes)
 }
 
 func (w *world) probed(addr string) int {
@@ -400,6 +432,8 @@ func (w *world) obey(cmd []string) {
 			w.asleep[name] = line
 		case f[1] == name && cmd[3] == "addr":
 			servers = append(servers, fmt.Sprintf("  server %s %s\n", name, net.JoinHostPort(cmd[4], cmd[6])))
+		case f[1] == name && cmd[len(cmd)-2] == "weight":
+			servers = append(servers, strings.TrimSuffix(fmt.Sprintf("  server %s %s weight %s", name, f[2], cmd[len(cmd)-1]), " weight 1")+"\n")
 		default:
 			servers = append(servers, line)
 		}
@@ -476,8 +510,14 @@ func (r *fakeRuntime) ServersState(ctx context.Context, _ int) ([]byte, []runtim
 	}
 	var rows []runtime.ServerState
 	for line := range strings.Lines(r.loaded) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "server" {
-			rows = append(rows, runtime.ServerState{Backend: "s", Server: f[1], Addr: netip.MustParseAddrPort(f[2]), Up: !r.down[f[1]], Weight: 1})
+		if f := strings.Fields(line); len(f) >= 3 && f[0] == "server" {
+			row := runtime.ServerState{Backend: "s", Server: f[1], Addr: netip.MustParseAddrPort(f[2]), Up: !r.down[f[1]], Weight: 1}
+			if len(f) == 5 {
+				if _, err := fmt.Sscan(f[4], &row.Weight); err != nil {
+					return nil, nil, err
+				}
+			}
+			rows = append(rows, row)
 		}
 	}
 	return []byte("1\n"), rows, nil
@@ -486,7 +526,11 @@ func (r *fakeRuntime) ServersState(ctx context.Context, _ int) ([]byte, []runtim
 func (r *fakeRuntime) Stats(context.Context, int) ([]runtime.Stat, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []runtime.Stat
+	r.counts++
+	if r.silent {
+		return nil, fmt.Errorf("timeout: %w", context.DeadlineExceeded)
+	}
+	out := slices.Clone(r.stats)
 	for name := range r.down {
 		out = append(out, runtime.Stat{Backend: "s", Server: name, CheckStatus: "L4CON", LastCheck: "Connection refused"})
 	}

@@ -21,9 +21,10 @@ type loop struct {
 	wanted   model.State
 	have     bool // a State has arrived
 	members  map[model.ServerKey]*member
-	probes   chan struct{} // one place for each probe at a time
-	lookups  chan struct{} // and for each lookup of a name
-	renderer Renderer      // the newest; it is accepted once its text is in force
+	named    map[model.ServerKey][]*member // of the last visible State: members behind the servers that come from names
+	probes   chan struct{}                 // one place for each probe at a time
+	lookups  chan struct{}                 // and for each lookup of a name
+	renderer Renderer                      // the newest; it is accepted once its text is in force
 
 	// What is in force.
 	accepted *accepted
@@ -87,6 +88,7 @@ type loop struct {
 	quarantined map[model.ServerKey]quarantined
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
+	ignored     ignored        // weights that the text in force does not have
 	badRenderer *model.Problem // the newest template or certificate is not in force
 	unreadable  bool           // it could not even be read: what an apply finds about an older one says nothing of it
 	advice      advice

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -93,8 +94,10 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 	o.raw = raw
 	o.health = map[model.ServerKey]model.Health{}
 	joined := join(servers, rows)
-	for key, row := range joined {
-		o.health[key] = healthOf(row)
+	for i := range servers {
+		if row, ok := joined[servers[i].Key()]; ok {
+			o.health[servers[i].Key()] = healthOf(&servers[i], row)
+		}
 	}
 	for key, h := range o.health {
 		if was, ok := prev.health[key]; !ok || was != h {
@@ -171,10 +174,12 @@ func mendOf(why string) string {
 	return ""
 }
 
-func healthOf(row runtime.ServerState) model.Health {
+func healthOf(srv *model.Server, row runtime.ServerState) model.Health {
 	switch {
 	case row.Maint:
 		return model.Maintenance
+	case row.Up && row.Weight == 0 && srv.Share() == 0:
+		return model.Draining
 	case row.Up:
 		return model.Up
 	}
@@ -276,18 +281,19 @@ func (l *loop) saw(o observation) {
 		o.raw = l.observed.raw
 	}
 	l.observed = o
-	for _, srv := range o.asked {
-		l.note(srv.Key(), o)
+	for i := range o.asked {
+		for _, m := range l.membersOf(&o.asked[i]) {
+			l.note(o.asked[i].Key(), m, o)
+		}
 	}
 }
 
 // note logs and keeps one server's health where it is new.
-func (l *loop) note(key model.ServerKey, o observation) {
-	m := l.members[key]
-	if m == nil || !m.admitted {
+func (l *loop) note(key model.ServerKey, m *member, o observation) {
+	if !m.admitted {
 		return
 	}
-	l.tellFlapping(key, m)
+	l.tellFlapping(m)
 	h, ok := o.health[key]
 	if !ok {
 		h = model.Pending
@@ -313,15 +319,24 @@ func (l *loop) note(key model.ServerKey, o observation) {
 	l.changed = true
 	switch m.flaps.change(time.Now()) {
 	case each:
-		l.tellHealth(key, m)
+		l.tellHealth(m)
 	case begins:
-		l.s.o.Log.Warn("is flapping, further changes are told once a minute", "node", key.Name, "service", key.Service, "reason", m.lastCheck)
+		l.logOf(m).Warn("is flapping, further changes are told once a minute", "reason", m.lastCheck)
 	}
 }
 
+// logOf names the node of a member, and which of its addresses it is where there may be several.
+func (l *loop) logOf(m *member) *slog.Logger {
+	log := l.s.o.Log.With("node", m.node(), "service", m.server.Service)
+	if m.name != nil {
+		log = log.With("address", m.addr)
+	}
+	return log
+}
+
 // tellHealth writes one line about a server's health.
-func (l *loop) tellHealth(key model.ServerKey, m *member) {
-	log := l.s.o.Log.With("node", key.Name, "service", key.Service, "reason", m.lastCheck)
+func (l *loop) tellHealth(m *member) {
+	log := l.logOf(m).With("reason", m.lastCheck)
 	if m.mend != "" {
 		log = log.With("mend", m.mend)
 	}
@@ -330,18 +345,20 @@ func (l *loop) tellHealth(key model.ServerKey, m *member) {
 		log.Info("is healthy")
 	case model.Maintenance:
 		log.Info("is in maintenance")
+	case model.Draining:
+		log.Info("is draining")
 	default:
 		log.Warn("is unhealthy")
 	}
 }
 
 // tellFlapping says of one that flaps how often it changed, or that it is calm again and how it is.
-func (l *loop) tellFlapping(key model.ServerKey, m *member) {
+func (l *loop) tellFlapping(m *member) {
 	switch v, changes := m.flaps.look(time.Now()); v {
 	case goesOn:
-		l.s.o.Log.Warn("is flapping", "node", key.Name, "service", key.Service, "changes", changes, "now", m.health, "reason", m.lastCheck)
+		l.logOf(m).Warn("is flapping", "changes", changes, "now", m.health, "reason", m.lastCheck)
 	case calmDown:
-		l.s.o.Log.Info("flaps no longer", "node", key.Name, "service", key.Service)
-		l.tellHealth(key, m)
+		l.logOf(m).Info("flaps no longer")
+		l.tellHealth(m)
 	}
 }

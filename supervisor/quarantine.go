@@ -220,7 +220,7 @@ func (l *loop) isolate(out outcome) {
 				continue
 			}
 			l.quarantined[srv.Key()] = quarantined{row: srv, problem: p}
-			if m := l.members[srv.Key()]; m != nil {
+			for _, m := range l.membersOf(&srv) {
 				m.set(model.Pending, p.Reason, "") // the mend stands in the problem
 			}
 		}
@@ -231,20 +231,20 @@ func (l *loop) isolate(out outcome) {
 func (l *loop) review() {
 	back := map[model.Owner]bool{}
 	stay := make(map[model.ServerKey]bool, len(l.quarantined))
-	for i := range l.wanted.Servers {
-		srv := l.wanted.Servers[i]
+	l.leaves(func(wanted *model.Server, m *member) {
+		srv := *wanted
+		if m.admitted {
+			srv = m.row(srv)
+		}
 		q, ok := l.quarantined[srv.Key()]
 		if !ok {
-			continue
+			return
 		}
 		stay[srv.Key()] = true
-		if m := l.members[srv.Key()]; m != nil && m.admitted {
-			srv.IP, srv.Port = m.addr.Addr(), m.addr.Port()
-		}
 		if srv != q.row {
 			back[q.row.Owner] = true
 		}
-	}
+	})
 	for key, q := range l.quarantined {
 		if !stay[key] || back[q.row.Owner] {
 			delete(l.quarantined, key)
@@ -256,14 +256,14 @@ func (l *loop) review() {
 // isolation lists the problems of those who are left out, each owner once, sorted by the key of its first server.
 func (l *loop) isolation() (out []model.Problem, degraded []string) {
 	seen := map[model.Owner]bool{}
-	for i := range l.wanted.Servers {
-		q, ok := l.quarantined[l.wanted.Servers[i].Key()]
+	l.leaves(func(wanted *model.Server, m *member) {
+		q, ok := l.quarantined[m.row(*wanted).Key()]
 		if !ok || seen[q.problem.Owner] {
-			continue
+			return
 		}
 		seen[q.problem.Owner] = true
 		out = append(out, q.problem)
 		degraded = append(degraded, fmt.Sprintf("%s: %s", q.problem.Owner, q.problem.Reason))
-	}
+	})
 	return out, degraded
 }

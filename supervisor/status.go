@@ -98,17 +98,29 @@ func (l *loop) haproxyStatus() model.HAProxyStatus {
 
 func (l *loop) serverStatus() []model.ServerStatus {
 	out := make([]model.ServerStatus, 0, len(l.wanted.Servers))
-	for _, srv := range l.wanted.Servers {
-		st := model.ServerStatus{Service: srv.Service, Name: srv.Name, Owner: srv.Owner}
-		if m := l.members[srv.Key()]; m != nil {
-			st.Health, st.Since, st.LastCheck, st.Mend = m.health, m.since, m.lastCheck, m.mend
-			if m.addr.IsValid() {
-				st.Address = m.addr.String()
-			}
+	for i := range l.wanted.Servers {
+		srv := &l.wanted.Servers[i]
+		m := l.members[srv.Key()]
+		if m == nil || len(m.each) == 0 {
+			out = append(out, statusOf(srv, m))
+			continue
 		}
-		out = append(out, st)
+		for _, e := range m.each { // one row for each address of a name
+			out = append(out, statusOf(srv, e))
+		}
 	}
 	return out
+}
+
+func statusOf(srv *model.Server, m *member) model.ServerStatus {
+	st := model.ServerStatus{Service: srv.Service, Name: srv.Name, Owner: srv.Owner, Weight: srv.Weight, Admin: srv.Admin}
+	if m != nil {
+		st.Health, st.Since, st.LastCheck, st.Mend = m.health, m.since, m.lastCheck, m.mend
+		if m.addr.IsValid() {
+			st.Address = m.addr.String()
+		}
+	}
+	return st
 }
 
 // problems lists what a person should mend, and in short what readiness calls degraded.
@@ -165,17 +177,39 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
 	}
-	for _, srv := range l.wanted.Servers {
-		m := l.members[srv.Key()]
-		switch {
-		case m == nil:
-		case m.stale != "":
-			out = append(out, model.Problem{Kind: model.Unavailable, Owner: srv.Owner, Reason: "kept at " + m.addr.String() + ": " + m.stale})
-		case m.mend != "":
-			out = append(out, model.Problem{Kind: model.Refused, Owner: srv.Owner, Reason: m.lastCheck, Mend: m.mend})
+	ignored, words := l.ignoredWeights()
+	out, degraded = append(out, ignored...), append(degraded, words...)
+	for i := range l.wanted.Servers {
+		if m := l.members[l.wanted.Servers[i].Key()]; m != nil {
+			out = append(out, m.problems()...)
 		}
 	}
 	return out, degraded
+}
+
+// problems lists what is wrong with a member that a person can mend.
+func (m *member) problems() (out []model.Problem) {
+	owner := m.server.Owner
+	switch {
+	case m.stale != "" && m.server.Many:
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: owner, Reason: "kept at its last addresses: " + m.stale})
+	case m.stale != "":
+		out = append(out, model.Problem{Kind: model.Unavailable, Owner: owner, Reason: "kept at " + m.addr.String() + ": " + m.stale})
+	case m.mend != "":
+		out = append(out, model.Problem{Kind: model.Refused, Owner: owner, Reason: m.lastCheck, Mend: m.mend})
+	}
+	if m.refusals != "" {
+		out = append(out, model.Problem{Kind: model.Refused, Owner: owner, Reason: "addresses of the name are left out: " + m.refusals, Mend: mendRefusals})
+	}
+	for _, e := range m.each {
+		switch {
+		case e.left:
+			out = append(out, model.Problem{Kind: model.Unavailable, Owner: owner, Reason: "kept at " + e.addr.String() + ": of the addresses that DNS lists now none has passed its first check"})
+		case e.mend != "":
+			out = append(out, model.Problem{Kind: model.Refused, Owner: owner, Reason: e.addr.String() + ": " + e.lastCheck, Mend: e.mend})
+		}
+	}
+	return out
 }
 
 func newCounters() Counters {

@@ -116,6 +116,7 @@ type Supervisor struct {
 
 	status    atomic.Pointer[Status]
 	published atomic.Uint64 // how often status was replaced
+	counted   counted
 }
 
 // inbox holds the newest of what came from outside; what it held before is superseded.

@@ -135,23 +135,23 @@ func TestNames(t *testing.T) {
 		want(t, "health", w.health(), "a:up n:pending")
 		w.set(func() { w.names["name"] = []string{"192.0.2.5", "192.0.2.4"} })
 		w.after(2 * time.Second)
-		want(t, "the first answer", w.servers(), "a@192.0.2.1:80 n@192.0.2.4:80")
+		want(t, "the first answer", w.servers(), "a@192.0.2.1:80 n_192.0.2.4@192.0.2.4:80")
 		w.set(func() { w.names["name"] = []string{"192.0.2.4", "192.0.2.3"} })
 		w.after(20 * time.Second)
-		want(t, "a further address", w.servers(), "a@192.0.2.1:80 n@192.0.2.4:80")
+		want(t, "a further address", w.servers(), "a@192.0.2.1:80 n_192.0.2.4@192.0.2.4:80")
 		w.set(func() {
 			w.names["name"] = []string{"192.0.2.9"}
 			w.healthy["192.0.2.9:80"] = check.Result{Reason: "no"}
 		})
 		w.after(20 * time.Second)
-		want(t, "a new address that does not pass", w.servers(), "a@192.0.2.1:80 n@192.0.2.4:80")
+		want(t, "a new address that does not pass", w.servers(), "a@192.0.2.1:80 n_192.0.2.4@192.0.2.4:80")
 		w.set(func() { delete(w.healthy, "192.0.2.9:80") })
 		w.after(20 * time.Second)
-		want(t, "a new address", w.servers(), "a@192.0.2.1:80 n@192.0.2.9:80")
+		want(t, "a new address", w.servers(), "a@192.0.2.1:80 n_192.0.2.9@192.0.2.9:80")
 		w.set(func() { delete(w.names, "name") })
 		n := len(w.reloadTimes())
 		w.after(time.Minute)
-		want(t, "DNS gone", w.servers(), "a@192.0.2.1:80 n@192.0.2.9:80")
+		want(t, "DNS gone", w.servers(), "a@192.0.2.1:80 n_192.0.2.9@192.0.2.9:80")
 		if len(w.reloadTimes()) != n {
 			t.Error("reloaded although nothing changed")
 		}

@@ -45,12 +45,13 @@ type Publish struct {
 
 // Backend is one server (the word is docker-loadbalancer's).
 type Backend struct {
-	Name string // unique within its service; for a node HOST:PORT without brackets
+	Name string // unique within its service; for a node HOST:PORT without brackets, then _ and the address where HOST is a name
 	IP   string // without brackets
 	Port int    // of the server
 
 	Address string // IP:Port, with brackets where HAProxy needs them
 	ID      int    // explicit id, which is the server's place on the ring of HAProxy before 3.0
+	Weight  int    // 0 to 256, 1 where nobody asked for another; 0 for a node that drains
 }
 
 // Process is what the whole of HAProxy is.
@@ -193,7 +194,7 @@ func newBackend(srv model.Server) (Backend, error) {
 		return Backend{}, fmt.Errorf("it has no port")
 	}
 	at := netip.AddrPortFrom(srv.IP.Unmap(), srv.Port)
-	return Backend{Name: srv.Name, IP: at.Addr().String(), Port: int(at.Port()), Address: at.String()}, nil
+	return Backend{Name: srv.Name, IP: at.Addr().String(), Port: int(at.Port()), Address: at.String(), Weight: srv.Share()}, nil
 }
 
 // arrange sorts the servers of one pool by name and gives them their places on the ring.

@@ -78,6 +78,14 @@ func many(prefix string, n int) []string {
 	return list
 }
 
+func weight(n int) model.Weight {
+	w, err := model.NewWeight(n)
+	if err != nil {
+		panic(err)
+	}
+	return w
+}
+
 // wide listens on all addresses.
 func wide() model.State {
 	s := sample(8081, addrs("192.0.2.1:8080")...)
@@ -89,6 +97,7 @@ func wide() model.State {
 func full() model.State {
 	s := wide()
 	s.Servers = append(servers("nodes", addrs("192.0.2.1:8080", "192.0.2.2:8080")...), servers("other", addrs("192.0.2.9:1")...)...)
+	s.Servers[0].Weight, s.Servers[1].Admin = weight(20), model.Drain
 	tls := model.Bind{IP: netip.MustParseAddr("::"), Port: 443}
 	empty := model.Bind{IP: netip.MustParseAddr("2001:db8::2"), Port: 80}
 	s.Listeners = append(s.Listeners,

@@ -111,12 +111,12 @@ func (v view) Collect(ch chan<- prometheus.Metric) {
 }
 
 // count gives the servers of each service by health; a health that none has is 0, so that no series comes and goes.
-func count(list []model.ServerStatus) map[string]*[model.Maintenance + 1]int {
-	services := map[string]*[model.Maintenance + 1]int{}
+func count(list []model.ServerStatus) map[string]*[model.Healths]int {
+	services := map[string]*[model.Healths]int{}
 	for i := range list {
 		n := services[list[i].Service]
 		if n == nil {
-			n = new([model.Maintenance + 1]int)
+			n = new([model.Healths]int)
 			services[list[i].Service] = n
 		}
 		if int(list[i].Health) < len(n) {

@@ -3,45 +3,9 @@ package rest
 import (
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/fnlb/fnlb/model"
 )
-
-// list joins the nodes with what was found about them; one that was not checked yet is offline.
-func (h *handler) list(w http.ResponseWriter, _ *http.Request) {
-	servers := h.o.Reporter.Status().Servers
-	up := make(map[string]bool, len(servers))
-	for i := range servers {
-		if servers[i].Health == model.Up {
-			up[servers[i].Name] = true
-		}
-	}
-	all := h.o.Nodes.List()
-	nodes := make(map[string]string, len(all))
-	for _, n := range all {
-		nodes[n] = "offline"
-		if up[serverName(n)] {
-			nodes[n] = "online"
-		}
-	}
-	reply(w, http.StatusOK, struct {
-		Nodes map[string]string `json:"nodes"`
-	}{nodes}, false)
-}
-
-// serverName is the name of n's server. Only an IPv6 address has another name than its canonical form (model.Node.ServerName),
-// and with thousands of nodes it counts that the others are not parsed.
-func serverName(n string) string {
-	if !strings.HasPrefix(n, "[") {
-		return n
-	}
-	node, err := model.ParseNode(n)
-	if err != nil {
-		return n // not canonical, so nothing of ours
-	}
-	return node.ServerName()
-}
 
 func (h *handler) status(w http.ResponseWriter, _ *http.Request) {
 	s := h.o.Reporter.Status()

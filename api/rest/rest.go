@@ -30,6 +30,7 @@ type Options struct {
 	Nodes    api.Nodes
 	Brake    api.Brake
 	Reporter api.Reporter
+	Traffic  api.Traffic
 	Metrics  http.Handler   // answers /1/lb/metrics
 	Panics   *atomic.Uint64 // counts the handlers' panics; several handlers may share it
 	Own      bool           // a listener of our own: /healthz, /readyz and /metrics answer too
@@ -160,15 +161,25 @@ func (w *startWriter) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *startWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// set adds a node, or changes it: {"node":"HOST:PORT"}, and with it "weight" or "state".
 func (h *handler) set(w http.ResponseWriter, r *http.Request) {
-	h.write(w, r, h.o.Nodes.Set, "node added")
+	body, ok := readBody(w, r)
+	if !ok {
+		return
+	}
+	node, wish, err := readWish(body)
+	if err != nil {
+		refuse(w, r, http.StatusBadRequest, err.Error())
+		return
+	}
+	done := "node added"
+	if !wish.Empty() {
+		done = "node changed"
+	}
+	h.write(w, r, node, done, func(ctx context.Context) error { return h.o.Nodes.Set(ctx, node, wish) })
 }
 
 func (h *handler) remove(w http.ResponseWriter, r *http.Request) {
-	h.write(w, r, h.o.Nodes.Delete, "node deleted")
-}
-
-func (h *handler) write(w http.ResponseWriter, r *http.Request, do func(context.Context, string) error, done string) {
 	body, ok := readBody(w, r)
 	if !ok {
 		return
@@ -178,7 +189,11 @@ func (h *handler) write(w http.ResponseWriter, r *http.Request, do func(context.
 		refuse(w, r, http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := do(model.WithAsker(r.Context(), asker(r)), node); err != nil {
+	h.write(w, r, node, "node deleted", func(ctx context.Context) error { return h.o.Nodes.Delete(ctx, node) })
+}
+
+func (h *handler) write(w http.ResponseWriter, r *http.Request, node, done string, do func(context.Context) error) {
+	if err := do(model.WithAsker(r.Context(), asker(r))); err != nil {
 		h.fail(w, r, err)
 		return
 	}

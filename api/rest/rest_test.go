@@ -29,12 +29,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // store is the Nodes of a test.
 type store struct {
 	nodes []string
+	rows  []model.NodeRow
 	calls []string
 	err   error
 }
 
-func (s *store) Set(_ context.Context, n string) error {
-	s.calls = append(s.calls, "set "+n)
+func (s *store) Set(_ context.Context, n string, w model.NodeWish) error {
+	call := "set " + n
+	if w.Weight != nil {
+		call += " weight " + w.Weight.String()
+	}
+	if w.Admin != nil {
+		call += " state " + w.Admin.String()
+	}
+	s.calls = append(s.calls, call)
 	return s.err
 }
 
@@ -43,7 +51,13 @@ func (s *store) Delete(_ context.Context, n string) error {
 	return s.err
 }
 
-func (s *store) List() []string { return s.nodes }
+func (s *store) List() []model.NodeRow {
+	var rows []model.NodeRow
+	for _, n := range s.nodes {
+		rows = append(rows, model.NodeRow{Node: n, Server: strings.NewReplacer("[", "", "]", "").Replace(n)})
+	}
+	return append(rows, s.rows...)
+}
 
 // The store is the Brake as well.
 func (s *store) Freeze(ctx context.Context, reason string) (string, error) {
@@ -63,6 +77,8 @@ func (s *store) Rollback(ctx context.Context) (string, error) {
 
 // report is the Reporter of a test.
 type report struct {
+	requests map[model.ServedAt]uint64
+
 	status  model.Status
 	changes []model.Apply
 	config  []byte
@@ -72,6 +88,8 @@ func (r *report) Status() model.Status   { return r.status }
 func (r *report) Changes() []model.Apply { return r.changes }
 func (r *report) Config() []byte         { return r.config }
 func (r *report) Counters() api.Counters { return api.Counters{} }
+
+func (r *report) Requests(context.Context) map[model.ServedAt]uint64 { return r.requests }
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
@@ -94,12 +112,14 @@ func full() *report {
 
 func handlerOf(s *store, r *report, own bool) (http.Handler, *atomic.Uint64) {
 	var panics atomic.Uint64
-	return New(Options{Nodes: s, Brake: s, Reporter: r, Own: own, Panics: &panics, Log: slog.New(slog.DiscardHandler),
+	return New(Options{Nodes: s, Brake: s, Reporter: r, Traffic: r, Own: own, Panics: &panics, Log: slog.New(slog.DiscardHandler),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "fnlb_ready 1\n") })}), &panics
 }
 
 func TestCalls(t *testing.T) {
 	const usage = `; send {\"node\":\"HOST:PORT\"}"}` + "\n"
+	const weights = `; the weight is a whole number from 0 to 256, where 1 is a node's usual one"}` + "\n"
+	const states = `; the state is one of \"ready\", \"drain\" and \"maint\""}` + "\n"
 	for _, tt := range []struct {
 		name, method, path, body string
 		status                   int
@@ -133,7 +153,26 @@ func TestCalls(t *testing.T) {
 		{"deep", "PUT", "/1/lb/nodes", strings.Repeat("[", 20000) + strings.Repeat("]", 20000), 400, `{"msg":"the body is no JSON: at byte 10001: invalid character '[' exceeded max depth` + usage, ""},
 		{"deep value", "PUT", "/1/lb/nodes", `{"node":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`, 400, `{"msg":"the value of \"node\" is an array, not a string` + usage, ""},
 		{"no key", "PUT", "/1/lb/nodes", `{}`, 400, `{"msg":"the key \"node\" is missing` + usage, ""},
-		{"unknown key", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":3}`, 400, `{"msg":"unknown key \"weight\"` + usage, ""},
+		{"unknown key", "PUT", "/1/lb/nodes", `{"node":"h:1","wait":3}`, 400, `{"msg":"unknown key \"wait\"` + usage, ""},
+		{"unknown key, delete", "DELETE", "/1/lb/nodes", `{"node":"h:1","weight":3}`, 400, `{"msg":"unknown key \"weight\"` + usage, ""},
+		{"weight", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":50}`, 200, `{"msg":"node changed"}` + "\n", "set h:1 weight 50"},
+		{"weight 0", "PUT", "/1/lb/nodes", `{"weight":0,"node":"h:1"}`, 200, `{"msg":"node changed"}` + "\n", "set h:1 weight 0"},
+		{"weight 256", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":256}`, 200, `{"msg":"node changed"}` + "\n", "set h:1 weight 256"},
+		{"state", "PUT", "/1/lb/nodes", `{"node":"h:1","state":"drain"}`, 200, `{"msg":"node changed"}` + "\n", "set h:1 state drain"},
+		{"both", "PUT", "/1/lb/nodes", `{"state":"maint","node":"h:1","weight":1}`, 200, `{"msg":"node changed"}` + "\n", "set h:1 weight 1 state maint"},
+		{"weight 257", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":257}`, 400, `{"msg":"the weight \"257\" is not allowed` + weights, ""},
+		{"weight -1", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":-1}`, 400, `{"msg":"the weight \"-1\" is not allowed` + weights, ""},
+		{"weight 1.5", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":1.5}`, 400, `{"msg":"the weight \"1.5\" is not allowed` + weights, ""},
+		{"weight 1e2", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":1e2}`, 400, `{"msg":"the weight \"1e2\" is not allowed` + weights, ""},
+		{"huge weight", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":99999999999999999999}`, 400, `{"msg":"the weight \"99999999999999999999\" is not allowed` + weights, ""},
+		{"weight as text", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":"50"}`, 400, `{"msg":"the value of \"weight\" is a string, not a number` + weights, ""},
+		{"weight null", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":null}`, 400, `{"msg":"the value of \"weight\" is null, not a number` + weights, ""},
+		{"weight array", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":[5]}`, 400, `{"msg":"the value of \"weight\" is an array, not a number` + usage, ""},
+		{"weight twice", "PUT", "/1/lb/nodes", `{"node":"h:1","weight":5,"weight":5}`, 400, `{"msg":"the key \"weight\" is there twice` + usage, ""},
+		{"another state", "PUT", "/1/lb/nodes", `{"node":"h:1","state":"up"}`, 400, `{"msg":"the state \"up\" is not known` + states, ""},
+		{"state in capitals", "PUT", "/1/lb/nodes", `{"node":"h:1","state":"DRAIN"}`, 400, `{"msg":"the state \"DRAIN\" is not known` + states, ""},
+		{"state as number", "PUT", "/1/lb/nodes", `{"node":"h:1","state":1}`, 400, `{"msg":"the value of \"state\" is a number, not a string` + states, ""},
+		{"weight of nobody", "PUT", "/1/lb/nodes", `{"weight":5}`, 400, `{"msg":"the key \"node\" is missing` + usage, ""},
 		{"another case", "PUT", "/1/lb/nodes", `{"Node":"h:1"}`, 400, `{"msg":"unknown key \"Node\"` + usage, ""},
 		{"key twice", "PUT", "/1/lb/nodes", `{"node":"h:1","node":"h:2"}`, 400, `{"msg":"the key \"node\" is there twice` + usage, ""},
 		{"key twice, escaped", "PUT", "/1/lb/nodes", `{"node":"h:1","\u006eode":"h:2"}`, 400, `{"msg":"the key \"node\" is there twice` + usage, ""},
@@ -238,6 +277,39 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
+// TestFull: a node of several addresses is as healthy as the best of them, and what is not known is left out.
+func TestFull(t *testing.T) {
+	fifty, err := model.NewWeight(50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := noon.Add(time.Hour)
+	s := &store{rows: []model.NodeRow{
+		{Node: "*web:80", Server: "*web:80", Weight: fifty}, {Node: "10.0.0.1:80", Server: "10.0.0.1:80", Admin: model.Maint},
+		{Node: "10.0.0.2:80", Server: "10.0.0.2:80", Admin: model.Drain}, {Node: "[::1]:80", Server: "::1:80"}, {Node: "new:80", Server: "new:80"},
+	}}
+	r := &report{
+		status: model.Status{Servers: []model.ServerStatus{
+			{Service: "nodes", Name: "*web:80", Address: "10.0.1.1:80", Health: model.Down, Since: noon, LastCheck: "connection failed", Mend: "start it"},
+			{Service: "nodes", Name: "*web:80", Address: "10.0.1.2:80", Health: model.Up, Since: later, LastCheck: "check passed"},
+			{Service: "nodes", Name: "*web:80", Address: "10.0.1.3:80", Health: model.Pending, Since: noon},
+			{Service: "nodes", Name: "10.0.0.1:80", Address: "10.0.0.1:80", Health: model.Up, Since: noon}, // not up to date
+			{Service: "nodes", Name: "10.0.0.2:80", Address: "10.0.0.2:80", Health: model.Draining, Since: noon},
+			{Service: "nodes", Name: "::1:80", Address: "[::1]:80", Health: model.Up, Since: noon},
+		}},
+		requests: map[model.ServedAt]uint64{{Service: "nodes", Name: "*web:80", Address: "10.0.1.1:80"}: 3, {Service: "nodes", Name: "*web:80", Address: "10.0.1.2:80"}: 4,
+			{Service: "nodes", Name: "10.0.0.2:80", Address: "10.0.0.2:80"}: 0},
+	}
+	golden(t, s, r, "nodes-full.json", "/1/lb/nodes?full=1", 200)
+	golden(t, &store{}, &report{}, "nodes-full-empty.json", "/1/lb/nodes?full=1", 200)
+	h, _ := handlerOf(s, r, false)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/1/lb/nodes?full=0", nil))
+	if want := `{"nodes":{"*web:80":"online","10.0.0.1:80":"offline","10.0.0.2:80":"offline","[::1]:80":"online","new:80":"offline"}}` + "\n"; w.Body.String() != want {
+		t.Errorf("%s, want %s", w.Body, want)
+	}
+}
+
 func TestNoNodes(t *testing.T) {
 	h, _ := handlerOf(&store{}, &report{}, false)
 	w := httptest.NewRecorder()
@@ -298,6 +370,27 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// golden compares an answer with a file.
+func golden(t *testing.T, s *store, r *report, file, path string, status int) {
+	t.Helper()
+	h, _ := handlerOf(s, r, false)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
+	file = "testdata/" + file
+	if *update {
+		if err := os.WriteFile(file, w.Body.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != status || w.Body.String() != string(want) {
+		t.Errorf("%s answered %d:\n%s\nwant %d:\n%s", path, w.Code, w.Body, status, want)
+	}
+}
+
 func TestGoldens(t *testing.T) {
 	for _, tt := range []struct {
 		file, path string
@@ -311,22 +404,7 @@ func TestGoldens(t *testing.T) {
 		{"config-none.json", "/1/lb/config", &report{}, 503},
 	} {
 		t.Run(tt.file, func(t *testing.T) {
-			h, _ := handlerOf(&store{}, tt.report, false)
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", tt.path, nil))
-			file := "testdata/" + tt.file
-			if *update {
-				if err := os.WriteFile(file, w.Body.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if w.Code != tt.status || w.Body.String() != string(want) {
-				t.Errorf("answered %d:\n%s\nwant %d:\n%s", w.Code, w.Body, tt.status, want)
-			}
+			golden(t, &store{}, tt.report, tt.file, tt.path, tt.status)
 		})
 	}
 }

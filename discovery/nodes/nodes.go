@@ -73,19 +73,29 @@ func New(o Options) *Source {
 	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}, gone: map[string]removal{}}
 	now := o.Now()
 	for _, n := range s.initial() {
-		if err := s.add(n, now, ""); err != nil {
+		if err := s.put(n.Node, n.NodeWish, now, ""); err != nil {
 			s.problems = append(s.problems, *err)
 		}
 	}
 	return s
 }
 
-// initial lists the nodes to begin with. What was added or deleted since the earlier process began stays so; what its flag named and
-// ours does not is left out.
-func (s *Source) initial() []model.Node {
+// wished is a node, and what somebody asked for about it.
+type wished struct {
+	model.Node
+	model.NodeWish
+}
+
+// initial lists the nodes to begin with. What was added, changed or deleted since the earlier process began stays so; what its flag named
+// and ours does not is left out.
+func (s *Source) initial() []wished {
+	var list []wished
 	e := s.o.Earlier
 	if e == nil {
-		return s.o.Initial
+		for _, n := range s.o.Initial {
+			list = append(list, wished{Node: n})
+		}
+		return list
 	}
 	flagged, now, kept := map[model.Node]bool{}, map[model.Node]bool{}, map[model.Node]bool{}
 	for _, n := range e.Initial {
@@ -94,21 +104,25 @@ func (s *Source) initial() []model.Node {
 	for _, n := range s.o.Initial {
 		now[n] = true
 	}
-	var list []model.Node
 	for i := range e.Snapshot.Offers {
-		n, err := parse(e.Snapshot.Offers[i].Owner.Name)
+		o := &e.Snapshot.Offers[i]
+		n, err := parse(o.Owner.Name)
 		if err != nil {
 			s.problems = append(s.problems, *err)
 			continue
 		}
 		kept[n] = true
 		if !flagged[n] || now[n] {
-			list = append(list, n)
+			w := wished{Node: n}
+			if len(o.Servers) == 1 {
+				w.Weight, w.Admin = &o.Servers[0].Weight, &o.Servers[0].Admin
+			}
+			list = append(list, w)
 		}
 	}
 	for _, n := range s.o.Initial {
 		if !kept[n] && !flagged[n] { // kept ones are there, and one that was flagged before was deleted by somebody
-			list = append(list, n)
+			list = append(list, wished{Node: n})
 		}
 	}
 	return list
@@ -117,14 +131,15 @@ func (s *Source) initial() []model.Node {
 // Name is "nodes".
 func (s *Source) Name() string { return name }
 
-// Set adds the node HOST:PORT; adding one twice is a success. An error is a model.Problem: Invalid when n cannot be read,
-// Refused when it is not allowed or there are too many.
-func (s *Source) Set(ctx context.Context, n string) error {
+// Set adds the node HOST:PORT, or *NAME:PORT for all addresses of the name; one that is there already gets what is wished for, and
+// stays otherwise as it is. An error is a model.Problem: Invalid when n cannot be read, Refused when it is not allowed or there are too
+// many.
+func (s *Source) Set(ctx context.Context, n string, w model.NodeWish) error {
 	parsed, err := parse(n)
 	if err != nil {
 		return *err
 	}
-	if err := s.add(parsed, s.o.Now(), model.Asker(ctx)); err != nil {
+	if err := s.put(parsed, w, s.o.Now(), model.Asker(ctx)); err != nil {
 		return *err
 	}
 	return nil
@@ -174,14 +189,15 @@ func (s *Source) prune(now time.Time) {
 	}
 }
 
-// List gives the nodes as canonical HOST:PORT, sorted.
-func (s *Source) List() []string {
+// List gives the nodes, sorted by their canonical HOST:PORT.
+func (s *Source) List() []model.NodeRow {
 	nodes := s.clone()
-	list := make([]string, len(nodes))
+	list := make([]model.NodeRow, len(nodes))
 	for i, n := range nodes {
-		list[i] = n.key
+		srv := &n.offer.Servers[0]
+		list[i] = model.NodeRow{Node: n.key, Server: srv.Name, Weight: srv.Weight, Admin: srv.Admin}
 	}
-	slices.Sort(list)
+	slices.SortFunc(list, func(a, b model.NodeRow) int { return strings.Compare(a.Node, b.Node) })
 	return list
 }
 
@@ -200,12 +216,12 @@ func parse(n string) (model.Node, *model.Problem) {
 	return parsed, nil
 }
 
-func (s *Source) add(n model.Node, now time.Time, by string) *model.Problem {
+// put adds a node, or changes one that is there.
+func (s *Source) put(n model.Node, w model.NodeWish, now time.Time, by string) *model.Problem {
 	key := n.String()
 	problem := func(kind model.Kind, reason, mend string) *model.Problem {
 		return &model.Problem{Kind: kind, Owner: model.Owner{Source: name, Name: key}, Reason: reason, Mend: mend}
 	}
-	server := model.Server{Service: s.o.Service, Name: n.ServerName(), IP: n.IP, Host: n.Host, Port: n.Port}
 	// A name is checked after it was resolved, each time again (the supervisor does).
 	if n.IP.IsValid() {
 		if err := s.o.Policy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {
@@ -214,19 +230,43 @@ func (s *Source) add(n model.Node, now time.Time, by string) *model.Problem {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, found := s.place[key]; found {
+	if i, found := s.place[key]; found {
+		s.change(i, w, by)
 		return nil
 	}
 	if len(s.nodes) >= Limit {
 		return problem(model.Refused, fmt.Sprintf("node %s: there are %d nodes, the most that are kept", key, Limit), "delete some first")
 	}
 	added := &node{key: key, offer: model.Offer{Owner: model.Owner{Source: name, Name: key}, Since: now, By: by}}
-	added.offer.Servers = []model.Server{server}
+	added.offer.Servers = []model.Server{wish(model.Server{Service: s.o.Service, Name: n.ServerName(), IP: n.IP, Host: n.Host, Many: n.Many, Port: n.Port}, w)}
 	delete(s.gone, key)
 	s.place[key] = len(s.nodes)
 	s.nodes = append(s.nodes, added)
 	s.signal()
 	return nil
+}
+
+// change gives the node at place i what is wished for; s.mu is held.
+func (s *Source) change(i int, w model.NodeWish, by string) {
+	was := s.nodes[i]
+	server := wish(was.offer.Servers[0], w)
+	if server == was.offer.Servers[0] {
+		return
+	}
+	changed := &node{key: was.key, offer: was.offer}
+	changed.offer.Servers, changed.offer.By = []model.Server{server}, by
+	s.nodes[i] = changed
+	s.signal()
+}
+
+func wish(s model.Server, w model.NodeWish) model.Server {
+	if w.Weight != nil {
+		s.Weight = *w.Weight
+	}
+	if w.Admin != nil {
+		s.Admin = *w.Admin
+	}
+	return s
 }
 
 // signal tells Run of a change.

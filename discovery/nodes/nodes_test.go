@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,6 +39,14 @@ func parsed(t testing.TB, s string) model.Node {
 	return n
 }
 
+func names(s *Source) []string {
+	var out []string
+	for _, n := range s.List() {
+		out = append(out, n.Node)
+	}
+	return out
+}
+
 func TestSet(t *testing.T) {
 	long := strings.Repeat(strings.Repeat("a", 50)+".", 5)[:250] // a DNS name, but with a port of five digits no server's name
 	for _, tt := range []struct {
@@ -60,7 +69,7 @@ func TestSet(t *testing.T) {
 		{"spaces", " 10.0.0.1:80", "", model.Invalid, "neither an address nor a DNS name"},
 		{"url", "http://h:1", "", model.Invalid, "URL"},
 		{"300 characters", strings.Repeat("a", 300) + ":80", "", model.Invalid, "303 characters"},
-		{"too long for a server's name", long + ":65535", "", model.Invalid, "249"},
+		{"too long for a server's name", long + ":65535", "", model.Invalid, "209"},
 		{"newline", "h:80\n  lua-load /x.lua", "", model.Invalid, ""},
 		{"newline in the host", "h\nglobal:80", "", model.Invalid, "neither"},
 		{"quotes", `"h":80`, "", model.Invalid, "neither"},
@@ -81,13 +90,13 @@ func TestSet(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := source(parsed(t, "10.9.9.9:80"))
 			before := s.snapshot()
-			err := s.Set(t.Context(), tt.node)
+			err := s.Set(t.Context(), tt.node, model.NodeWish{})
 			want := []string{"10.9.9.9:80"}
 			if tt.list != "" {
 				want = append(want, tt.list)
 				slices.Sort(want)
 			}
-			if got := s.List(); !slices.Equal(got, want) {
+			if got := names(s); !slices.Equal(got, want) {
 				t.Errorf("list %q, want %q", got, want)
 			}
 			if tt.list != "" || tt.name == "twice" {
@@ -114,7 +123,7 @@ func TestDelete(t *testing.T) {
 			t.Errorf("delete %s: %v", n, err)
 		}
 	}
-	if got := s.List(); len(got) != 0 {
+	if got := names(s); len(got) != 0 {
 		t.Errorf("left: %q", got)
 	}
 	var p model.Problem
@@ -135,12 +144,12 @@ func TestAnyOrder(t *testing.T) {
 			err = s.Delete(t.Context(), n)
 		} else {
 			want[n] = true
-			err = s.Set(t.Context(), n)
+			err = s.Set(t.Context(), n, model.NodeWish{})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.List(); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+		if got := names(s); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
 			t.Fatalf("after call %d: %q, want %v", i, got, want)
 		}
 		if got := len(s.snapshot().Offers); got != len(want) {
@@ -173,18 +182,18 @@ func TestInitial(t *testing.T) {
 func TestLimit(t *testing.T) {
 	s := source()
 	for i := range Limit {
-		if err := s.Set(t.Context(), fmt.Sprintf("n%d:80", i)); err != nil {
+		if err := s.Set(t.Context(), fmt.Sprintf("n%d:80", i), model.NodeWish{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var p model.Problem
-	if err := s.Set(t.Context(), "more:80"); !errors.As(err, &p) || p.Kind != model.Refused || !strings.Contains(p.Error(), "20000") {
+	if err := s.Set(t.Context(), "more:80", model.NodeWish{}); !errors.As(err, &p) || p.Kind != model.Refused || !strings.Contains(p.Error(), "20000") {
 		t.Errorf("one too many: %v", err)
 	}
-	if err := s.Set(t.Context(), "n7:80"); err != nil {
+	if err := s.Set(t.Context(), "n7:80", model.NodeWish{}); err != nil {
 		t.Errorf("one that is there: %v", err)
 	}
-	if err := errors.Join(s.Delete(t.Context(), "n7:80"), s.Set(t.Context(), "more:80")); err != nil {
+	if err := errors.Join(s.Delete(t.Context(), "n7:80"), s.Set(t.Context(), "more:80", model.NodeWish{})); err != nil {
 		t.Error(err)
 	}
 }
@@ -214,12 +223,12 @@ func TestRunCoalesces(t *testing.T) {
 		go func() { ended <- s.Run(ctx, h) }()
 		synctest.Wait() // at once
 		for i := range 1000 {
-			if err := s.Set(ctx, fmt.Sprintf("n%d:80", i)); err != nil {
+			if err := s.Set(ctx, fmt.Sprintf("n%d:80", i), model.NodeWish{}); err != nil {
 				t.Error(err)
 			}
 		}
 		time.Sleep(time.Second) // the rest together after 10 ms
-		if err := errors.Join(s.Set(ctx, "n1:80"), s.Delete(ctx, "unknown:80")); err != nil {
+		if err := errors.Join(s.Set(ctx, "n1:80", model.NodeWish{}), s.Delete(ctx, "unknown:80")); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(time.Second) // nothing changed
@@ -245,7 +254,7 @@ func TestRunCoalesces(t *testing.T) {
 func TestStorm(t *testing.T) {
 	s := source()
 	for i := range 10_000 {
-		if err := s.Set(t.Context(), nth(i)); err != nil {
+		if err := s.Set(t.Context(), nth(i), model.NodeWish{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -276,7 +285,7 @@ func storm(t *testing.T, s *Source) (calls int, p99 time.Duration, snapshots int
 		start := time.Now()
 		do := s.Delete
 		if i%2 == 1 {
-			do = s.Set
+			do = func(ctx context.Context, n string) error { return s.Set(ctx, n, model.NodeWish{}) }
 		}
 		err := do(ctx, nth(i/2*7%10_000))
 		took = append(took, time.Since(start))
@@ -295,12 +304,12 @@ func storm(t *testing.T, s *Source) (calls int, p99 time.Duration, snapshots int
 }
 
 func FuzzSet(f *testing.F) {
-	for _, s := range []string{"h:80", "[::1]:80", "10.0.0.1:80", "[fe80::1%eth0]:80", "a\nb:1", "unix@/x", ":80", "h:+80", "0x7f.1:80", "h..:80", "xn--a:65535"} {
+	for _, s := range []string{"h:80", "[::1]:80", "10.0.0.1:80", "[fe80::1%eth0]:80", "a\nb:1", "unix@/x", ":80", "h:+80", "0x7f.1:80", "h..:80", "xn--a:65535", "*h:80"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, n string) {
 		s := source()
-		if err := s.Set(t.Context(), n); err != nil {
+		if err := s.Set(t.Context(), n, model.NodeWish{}); err != nil {
 			var p model.Problem
 			if !errors.As(err, &p) || len(p.Error()) > 600 || strings.ContainsAny(p.Error(), "\r\n\x00") {
 				t.Errorf("%q: error %q", n, err)
@@ -310,17 +319,17 @@ func FuzzSet(f *testing.F) {
 			}
 			return
 		}
-		list := s.List()
+		list := names(s)
 		if len(list) != 1 {
 			t.Fatalf("%q: %q", n, list)
 		}
 		snapshot := s.snapshot()
-		if srv := snapshot.Offers[0].Servers[0]; !model.ValidName(srv.Name) || srv.Port == 0 || srv.IP.IsValid() == (srv.Host != "") {
+		if srv := snapshot.Offers[0].Servers[0]; !model.ValidName(strings.TrimPrefix(srv.Name, "*")) || srv.Many != (srv.Name[0] == '*') || srv.Port == 0 || srv.IP.IsValid() == (srv.Host != "") {
 			t.Errorf("%q: server %+v", n, srv)
 		}
 		// The canonical form is the same node, and deletes it.
-		if err := errors.Join(s.Set(t.Context(), list[0]), s.Delete(t.Context(), list[0])); err != nil || len(s.List()) != 0 {
-			t.Errorf("%q: canonical %q: %v, left %q", n, list[0], err, s.List())
+		if err := errors.Join(s.Set(t.Context(), list[0], model.NodeWish{}), s.Delete(t.Context(), list[0])); err != nil || len(s.List()) != 0 {
+			t.Errorf("%q: canonical %q: %v, left %q", n, list[0], err, names(s))
 		}
 	})
 }
@@ -341,7 +350,7 @@ func TestEarlier(t *testing.T) {
 	}
 	flags := []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"}
 	first := New(Options{Service: "s", Initial: parseAll(flags...), Now: time.Now})
-	for _, err := range []error{first.Set(t.Context(), "name:80"), first.Set(t.Context(), "192.0.2.9:80"), first.Delete(t.Context(), "192.0.2.2:80")} {
+	for _, err := range []error{first.Set(t.Context(), "name:80", model.NodeWish{}), first.Set(t.Context(), "192.0.2.9:80", model.NodeWish{}), first.Delete(t.Context(), "192.0.2.2:80")} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -358,12 +367,83 @@ func TestEarlier(t *testing.T) {
 			want: []string{"192.0.2.1:80", "192.0.2.3:80", "name:80"}},
 	} {
 		next := New(Options{Service: "s", Initial: parseAll(test.flags...), Policy: test.policy, Earlier: &Earlier{parseAll(flags...), first.snapshot()}, Now: time.Now})
-		if got := next.List(); !slices.Equal(got, test.want) {
+		if got := names(next); !slices.Equal(got, test.want) {
 			t.Errorf("%s: %v, not %v", name, got, test.want)
 		}
 	}
 	bad := model.Snapshot{Source: name, Offers: []model.Offer{{Owner: model.Owner{Source: name, Name: "no node"}}}}
 	if next := New(Options{Service: "s", Earlier: &Earlier{Snapshot: bad}, Now: time.Now}); len(next.List()) != 0 || len(next.snapshot().Problems) != 1 {
 		t.Errorf("%v", next.snapshot())
+	}
+}
+
+// TestWishes: weights and states change the node they are for and nothing else, survive a restart that adopts, and are forgotten with the
+// node.
+func TestWishes(t *testing.T) {
+	weight := func(n int) *model.Weight {
+		w, err := model.NewWeight(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &w
+	}
+	admin := func(a model.Admin) *model.Admin { return &a }
+	s := source(parsed(t, "10.0.0.1:80"))
+	settled := func() bool {
+		select {
+		case <-s.changed:
+			return false
+		default:
+			return true
+		}
+	}
+	for _, tt := range []struct {
+		node  string
+		wish  model.NodeWish
+		want  string
+		quiet bool
+	}{
+		{"10.0.0.1:80", model.NodeWish{Weight: weight(50)}, "[{10.0.0.1:80 10.0.0.1:80 50 ready}]", false},
+		{"10.0.0.1:80", model.NodeWish{Admin: admin(model.Drain)}, "[{10.0.0.1:80 10.0.0.1:80 50 drain}]", false},
+		{"10.0.0.1:80", model.NodeWish{}, "[{10.0.0.1:80 10.0.0.1:80 50 drain}]", true},
+		{"10.0.0.1:80", model.NodeWish{Weight: weight(50), Admin: admin(model.Drain)}, "[{10.0.0.1:80 10.0.0.1:80 50 drain}]", true},
+		{"*h:80", model.NodeWish{Weight: weight(0), Admin: admin(model.Maint)}, "[{*h:80 *h:80 0 maint} {10.0.0.1:80 10.0.0.1:80 50 drain}]", false},
+		{"[::1]:80", model.NodeWish{}, "[{*h:80 *h:80 0 maint} {10.0.0.1:80 10.0.0.1:80 50 drain} {[::1]:80 ::1:80 1 ready}]", false},
+		{"*h:80", model.NodeWish{Weight: weight(1), Admin: admin(model.Ready)}, "[{*h:80 *h:80 1 ready} {10.0.0.1:80 10.0.0.1:80 50 drain} {[::1]:80 ::1:80 1 ready}]", false},
+	} {
+		settled()
+		before := fmt.Sprint(s.snapshot())
+		sent := s.snapshot()
+		if err := s.Set(t.Context(), tt.node, tt.wish); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(s.List()); got != tt.want {
+			t.Errorf("%s %+v: %s, want %s", tt.node, tt.wish, got, tt.want)
+		}
+		if settled() != tt.quiet {
+			t.Errorf("%s %+v: told of a change: %v", tt.node, tt.wish, tt.quiet)
+		}
+		if fmt.Sprint(sent) != before {
+			t.Error("what was sent was changed")
+		}
+	}
+	data, err := json.Marshal(s.snapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept model.Snapshot
+	if err := json.Unmarshal(data, &kept); err != nil {
+		t.Fatal(err)
+	}
+	next := New(Options{Service: "nodes", Initial: []model.Node{parsed(t, "10.0.0.1:80")}, Now: time.Now,
+		Earlier: &Earlier{Initial: []model.Node{parsed(t, "10.0.0.1:80")}, Snapshot: kept}})
+	if got, want := fmt.Sprint(next.List()), fmt.Sprint(s.List()); got != want {
+		t.Errorf("after a restart %s, want %s", got, want)
+	}
+	if err := errors.Join(s.Delete(t.Context(), "10.0.0.1:80"), s.Set(t.Context(), "10.0.0.1:80", model.NodeWish{})); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.List()[1]; got.Weight.Int() != 1 || got.Admin != model.Ready {
+		t.Errorf("a node that was deleted and added again is %+v", got)
 	}
 }

@@ -28,10 +28,10 @@ const (
 2 be 3 s3 ::1 2 9 1 1 2 1 0 2 0 0 0 0 - 18804 - 0 0 - - 0
 2 be 4 s4 - 2 8 1 1 2 1 0 2 6 0 0 0 - 0 - 0 0 - - 0
 `
-	replyStat = "# pxname,svname,status,lastchg,type,check_status,check_code,last_chk,\n" +
-		"be,s1,DOWN,2,2,* L7STS,500,\"a \"\"b\"\",\n\x01c\",\n" +
-		"be,BACKEND,UP,,1,,,,\n" +
-		"be,s2,no check,,2,,,,\n"
+	replyStat = "# pxname,svname,status,lastchg,type,check_status,check_code,last_chk,stot,addr,\n" +
+		"be,s1,DOWN,2,2,* L7STS,500,\"a \"\"b\"\",\n\x01c\",17,[::1]:80,\n" +
+		"be,BACKEND,UP,,1,,,,17,,\n" +
+		"be,s2,no check,,2,,,,,unix,\n"
 	replyInfo = "Name: HAProxy\nVersion: 3.0.11-1+deb13u3\nPid: 27530\nUlimit-n: 20000\nMaxconn: 9972\nHard_maxconn: 9\nCurrConns: 3\nStopping: 1\nnode: vm\n"
 )
 
@@ -63,7 +63,8 @@ func TestParseServersState(t *testing.T) {
 func TestParseStats(t *testing.T) {
 	got, err := parseStats(replyStat)
 	want := []Stat{
-		{Backend: "be", Server: "s1", Status: "DOWN", CheckStatus: "L7STS", CheckCode: 500, LastCheck: `a "b",  c`, Since: 2 * time.Second},
+		{Backend: "be", Server: "s1", Status: "DOWN", CheckStatus: "L7STS", CheckCode: 500, LastCheck: `a "b",  c`, Since: 2 * time.Second,
+			Sessions: 17, Addr: netip.MustParseAddrPort("[::1]:80")},
 		{Backend: "be", Server: "s2", Status: "no check"},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {

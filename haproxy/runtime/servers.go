@@ -100,11 +100,13 @@ func seconds(n int) time.Duration {
 // Stat is one server of `show stat` with its last check.
 type Stat struct {
 	Backend, Server string
-	Status          string        // such as "UP", "UP 1/2", "DOWN", "no check", "MAINT", "DRAIN"
-	CheckStatus     string        // such as "L7OK", "L4CON", "INI"; "" without checks
-	CheckCode       int           // HTTP status of the check, 0 if there is none
-	LastCheck       string        // HAProxy's words on the last check; printable, at most 200 bytes
-	Since           time.Duration // last change of Status, whole seconds
+	Status          string         // such as "UP", "UP 1/2", "DOWN", "no check", "MAINT", "DRAIN"
+	CheckStatus     string         // such as "L7OK", "L4CON", "INI"; "" without checks
+	CheckCode       int            // HTTP status of the check, 0 if there is none
+	LastCheck       string         // HAProxy's words on the last check; printable, at most 200 bytes
+	Since           time.Duration  // last change of Status, whole seconds
+	Sessions        uint64         // requests in HTTP mode, connections in TCP mode, since the worker began or the server was added
+	Addr            netip.AddrPort // invalid for one without IP and port, and where HAProxy does not tell it
 }
 
 // Stats asks a worker for the health of all servers, within 2 s.
@@ -136,7 +138,7 @@ func parseStats(text string) ([]Stat, error) {
 	for i, name := range names {
 		at[name] = i
 	}
-	for _, name := range [...]string{"pxname", "svname", "status", "lastchg", "check_status", "check_code", "last_chk", "type"} {
+	for _, name := range [...]string{"pxname", "svname", "status", "lastchg", "check_status", "check_code", "last_chk", "type", "stot"} {
 		if _, ok := at[name]; !ok {
 			return nil, fmt.Errorf("no column %s", name)
 		}
@@ -159,13 +161,19 @@ func parseStats(text string) ([]Stat, error) {
 		}
 		code, errCode := optional(get("check_code"))
 		since, errSince := optional(get("lastchg"))
-		if err := errors.Join(errCode, errSince); err != nil {
+		sessions, errSessions := optional(get("stot"))
+		if err := errors.Join(errCode, errSince, errSessions); err != nil {
 			return nil, err
+		}
+		var addr netip.AddrPort
+		if _, known := at["addr"]; known {
+			addr, _ = netip.ParseAddrPort(get("addr")) // a Unix socket is none
 		}
 		stats = append(stats, Stat{
 			Backend: strings.Clone(get("pxname")), Server: strings.Clone(get("svname")), Status: clean(get("status")),
 			CheckStatus: clean(strings.TrimPrefix(get("check_status"), "* ")), // "* " while a check runs
 			CheckCode:   code, LastCheck: clean(get("last_chk")), Since: seconds(since),
+			Sessions: uint64(max(sessions, 0)), Addr: addr,
 		})
 	}
 }
