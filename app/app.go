@@ -65,7 +65,7 @@ func commands() []command {
 		{"render", "", "print what these flags give; --bootstrap: before fnlb exists", false, render},
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"diff", "", "show what these flags would change", true, diffText},
-		{"nodes", "[list | add NODE… | remove NODE…]", "list and change the nodes of a running balancer", true, nodes},
+		{"nodes", nodesArgs, "list and change the nodes of a running balancer", true, nodes},
 		{"freeze", "[REASON…]", "stop all changes of a running balancer", true, freeze},
 		{"thaw", "", "end a freeze", true, thaw},
 		{"rollback", "", "go back to the configuration before, and freeze it", true, rollback},
@@ -155,7 +155,7 @@ func (p Program) help(w io.Writer, code int) int {
 	for _, c := range commands() {
 		p.say(w, "  %-12s  %s\n", c.name, c.about)
 		if c.args != "" {
-			p.say(w, "  %-12s  fnlb %s %s\n", "", c.name, c.args)
+			p.say(w, "  %-12s  fnlb %s %s\n", "", c.name, strings.ReplaceAll(c.args, "\n", fmt.Sprintf("\n  %-12s  ", "")))
 		}
 	}
 	p.say(w, "\nFlags, with one or two dashes; each has a twin FNLB_NAME in the environment:\n")

@@ -7,17 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/fnlb/fnlb/config"
-	"github.com/fnlb/fnlb/model"
 )
 
 // clientTime bounds one call to the running balancer, brakeTime one that waits for a reload.
@@ -61,78 +58,6 @@ func (c *call) askFor(limit time.Duration, method, path string, body any) (int, 
 		return 0, nil, fmt.Errorf("read the balancer's answer: %w", err)
 	}
 	return resp.StatusCode, data, nil
-}
-
-// nodes lists, adds and removes nodes.
-func nodes(c *call) error {
-	verb := "list"
-	args := c.args
-	if len(args) > 0 {
-		verb, args = args[0], args[1:]
-	}
-	switch {
-	case verb == "list" && len(args) == 0:
-		return c.listNodes()
-	case (verb == "add" || verb == "remove") && len(args) > 0:
-		return c.changeNodes(verb, args)
-	}
-	return &config.UsageError{Reason: "wrong use of fnlb nodes", Hint: "fnlb nodes [list | add NODE… | remove NODE…]"}
-}
-
-func (c *call) listNodes() error {
-	status, data, err := c.ask(http.MethodGet, "/1/lb/nodes", nil)
-	if err != nil {
-		return err
-	}
-	if status != http.StatusOK {
-		return answered(status, data)
-	}
-	if c.json {
-		_, err := c.Stdout.Write(data)
-		return err
-	}
-	var list struct {
-		Nodes map[string]string `json:"nodes"`
-	}
-	if err := json.Unmarshal(data, &list); err != nil {
-		return fmt.Errorf("read the balancer's answer: %w", err)
-	}
-	t := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
-	rows := []string{"NODE\tSTATE"}
-	for _, node := range slices.Sorted(maps.Keys(list.Nodes)) {
-		rows = append(rows, node+"\t"+list.Nodes[node])
-	}
-	if _, err := io.WriteString(t, strings.Join(rows, "\n")+"\n"); err != nil {
-		return err
-	}
-	return t.Flush()
-}
-
-func (c *call) changeNodes(verb string, list []string) error {
-	method := http.MethodPut
-	if verb == "remove" {
-		method = http.MethodDelete
-	}
-	for _, node := range list { // all or nothing where the input is wrong
-		if _, err := model.ParseNode(node); err != nil {
-			return &config.UsageError{Reason: err.Error()}
-		}
-	}
-	for _, node := range list {
-		status, data, err := c.ask(method, "/1/lb/nodes", map[string]string{"node": node})
-		if err != nil {
-			return err
-		}
-		if status != http.StatusOK {
-			return answered(status, data)
-		}
-		if c.json {
-			if _, err := c.Stdout.Write(data); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // answered is the error behind an answer that is none of success.
@@ -181,7 +106,7 @@ func completion(c *call) error {
 	for _, f := range config.Names() {
 		flags = append(flags, "--"+f)
 	}
-	words := strings.Join(append(names, flags...), " ")
+	words := strings.Join(slices.Concat(names, nodesVerbs, flags), " ")
 	scripts := map[string]string{
 		"bash": "complete -W %q -o default fnlb\n",
 		"zsh":  "#compdef fnlb\ncompdef '_arguments \"*: :(%s)\"' fnlb\n",
