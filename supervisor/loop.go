@@ -91,6 +91,7 @@ type loop struct {
 	ignored     ignored        // weights that the text in force does not have
 	badRenderer *model.Problem // the newest template or certificate is not in force
 	unreadable  bool           // it could not even be read: what an apply finds about an older one says nothing of it
+	shelved     shelved        // one that could not be applied, though nothing is known against it
 	advice      advice
 	untried     []string
 	unanswered  string
@@ -196,10 +197,10 @@ func (l *loop) task(work func(ctx context.Context) (report func())) {
 func (l *loop) take(in inbox) {
 	now := time.Now()
 	if in.unreadable != nil {
-		l.badRenderer, l.unreadable, l.changed = in.unreadable, true, true
+		l.badRenderer, l.unreadable, l.changed, l.shelved = in.unreadable, true, true, shelved{}
 	}
 	if in.renderer != nil {
-		l.renderer, l.unreadable = in.renderer, false
+		l.renderer, l.unreadable, l.shelved = in.renderer, false, shelved{}
 		clear(l.quarantined) // with another template they may do no harm
 		l.dirty(now, in.why)
 	}

@@ -175,8 +175,14 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		}
 		if out.renderer == l.renderer {
 			l.renderer = l.accepted.renderer // what is in force stays; a changed State goes with it
+			if !out.final && !out.loading {  // a full disk, a taken port: it may be good later
+				l.shelved = shelved{out.renderer, out.causes, now.Add(shelfTime)}
+			}
 		}
-		l.again(now, out)
+		l.dirty(now)
+		if l.shelved.renderer == nil {
+			l.causes = out.causes.join(l.causes)
+		}
 		return
 	}
 	l.refused = problem
@@ -233,7 +239,7 @@ func (l *loop) tell(a model.Apply, out outcome) {
 	}
 	switch {
 	case a.Error != "" && l.accepted == nil: // Run ends with it
-	case a.Error != "" && a.Error == l.lastRefusal: // told before
+	case a.Error != "" && (a.Error == l.lastRefusal || l.badRenderer != nil && a.Error == l.badRenderer.Reason): // told before
 	case a.Error != "":
 		log.Error("refused, what ran goes on", "method", a.Method, "reasons", a.Reasons, "error", a.Error)
 	case a.Method == model.Noop:

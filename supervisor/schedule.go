@@ -70,6 +70,7 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 			l.cancelApply()
 		}
 	}
+	l.unshelve(now)
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
 	}
@@ -118,4 +119,25 @@ func (l *loop) next(now time.Time) time.Time {
 		sooner(now.Add(l.s.o.BeatEvery))
 	}
 	return at
+}
+
+// shelfTime is how long a template waits that could not be applied, while States go on with the one in force.
+const shelfTime = 10 * time.Second
+
+// shelved is a renderer that is to be tried again.
+type shelved struct {
+	renderer Renderer
+	causes   causes
+	at       time.Time
+}
+
+// unshelve makes a renderer wanted again whose time has come.
+func (l *loop) unshelve(now time.Time) {
+	if l.shelved.renderer == nil || l.applying || now.Before(l.shelved.at) {
+		return
+	}
+	l.renderer = l.shelved.renderer
+	l.dirty(now)
+	l.causes = l.shelved.causes.join(l.causes)
+	l.shelved = shelved{}
 }

@@ -214,6 +214,49 @@ func TestDeath(t *testing.T) {
 	})
 }
 
+// TestShelved: a template that could not be applied for another reason than its text is applied by itself when that is over. It is told
+// once, States go on meanwhile, and a newer one takes its place.
+func TestShelved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		fail := func(title string) {
+			w.set(func() {
+				w.judge = func(text string) error {
+					if strings.HasPrefix(text, "# "+title) {
+						return errors.New("too many open files")
+					}
+					return nil
+				}
+			})
+		}
+		fail("two")
+		w.s.SetRenderer(&textRenderer{w: w, title: "two"}, "SIGHUP")
+		w.after(time.Minute)
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		if st := w.s.Status(); !strings.HasPrefix(w.text(), "# one") || len(st.Degraded) == 0 || w.lines("refused", "too many open files") != 1 {
+			t.Errorf("status %+v, text %s, %s", st, w.text(), w.logged())
+		}
+		want(t, "servers", w.servers(), "a@192.0.2.1:80 b@192.0.2.2:80")
+		fail("nothing")
+		w.after(shelfTime + time.Second)
+		if st := w.s.Status(); !strings.HasPrefix(w.text(), "# two") || len(st.Degraded) != 0 {
+			t.Errorf("status %+v, text %s", st, w.text())
+		}
+		fail("three")
+		w.s.SetRenderer(&textRenderer{w: w, title: "three"}, "SIGHUP")
+		w.after(time.Second)
+		fail("nothing")
+		w.s.SetRenderer(&textRenderer{w: w, title: "four"}, "SIGHUP")
+		w.after(time.Minute)
+		if st := w.s.Status(); !strings.HasPrefix(w.text(), "# four") || len(st.Degraded) != 0 {
+			t.Errorf("status %+v, text %s", st, w.text())
+		}
+	})
+}
+
 // TestRefused: a text that HAProxy refuses changes nothing; a bad renderer is dropped, and States go on with the one in force.
 func TestRefused(t *testing.T) {
 	inBubble(t, func(w *world) {
