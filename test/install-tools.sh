@@ -61,7 +61,7 @@ haproxy() {
 test_packages() {
   # gcc and the C library are for -race; tini is process 1 of a test's container, systemd judges our units.
   packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
-    gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs
+    gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs strace=strace
 }
 
 case ${1:-all} in

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,9 +32,13 @@ type Balancer struct {
 	Dir     string // run directory, and the configuration file's folder
 	Traffic string // HOST:PORT
 	Mgmt    string
+	Config  string   // the configuration file
+	Behind  []string // in front of fnlb's own command line: what sets a limit or makes a namespace, and then runs it
+	Env     []string // besides that of the test
 	Cmd     *exec.Cmd
 
 	log    *logBuffer
+	reads  *os.File      // our end of the pipe that fnlb logs into
 	exited chan struct{} // closed when the process has ended
 }
 
@@ -111,20 +115,37 @@ func TempDir(t *testing.T) string {
 // the process; see WaitReady and WaitNodes.
 func Start(t *testing.T, h haproxytest.HAProxy, args ...string) *Balancer {
 	t.Helper()
-	ports := haproxytest.FreePorts(t, 2)
-	b := &Balancer{T: t, Dir: TempDir(t), Traffic: fmt.Sprintf("127.0.0.1:%d", ports[0]), Mgmt: fmt.Sprintf("127.0.0.1:%d", ports[1])}
+	b := New(t, TempDir(t))
 	b.Run(h, args...)
 	return b
 }
 
+// New is a balancer with free ports that Run starts.
+func New(t *testing.T, dir string) *Balancer {
+	t.Helper()
+	ports := haproxytest.FreePorts(t, 2)
+	return &Balancer{
+		T: t, Dir: dir, Traffic: fmt.Sprintf("127.0.0.1:%d", ports[0]), Mgmt: fmt.Sprintf("127.0.0.1:%d", ports[1]),
+		Config: filepath.Join(dir, "haproxy.cfg"),
+	}
+}
+
+// Shell is a Behind: a line of shell that fnlb's process runs before it becomes fnlb.
+func Shell(line string) []string { return []string{"sh", "-c", line + `; exec "$@"`, "sh"} }
+
 // Run starts the process, again after an earlier one has ended.
 func (b *Balancer) Run(h haproxytest.HAProxy, args ...string) {
 	b.T.Helper()
-	all := append([]string{
-		"--listen", b.Traffic, "--mgmt-listen", b.Mgmt, "--run-dir", b.Dir, "--haproxy", h.Path,
-		"--haproxy-config", filepath.Join(b.Dir, "haproxy.cfg"), "--hc-interval", "200ms", "--hc-timeout", "1",
-	}, args...)
-	b.Cmd = exec.Command(Binary(b.T), all...)
+	config := b.Config
+	if config == "" {
+		config = filepath.Join(b.Dir, "haproxy.cfg")
+	}
+	all := slices.Concat(b.Behind, []string{
+		Binary(b.T), "--listen", b.Traffic, "--mgmt-listen", b.Mgmt, "--run-dir", b.Dir, "--haproxy", h.Path,
+		"--haproxy-config", config, "--hc-interval", "200ms", "--hc-timeout", "1",
+	}, args)
+	b.Cmd = exec.Command(all[0], all[1:]...)
+	b.Cmd.Env = append(os.Environ(), b.Env...)
 	b.start()
 }
 
@@ -133,14 +154,20 @@ func (b *Balancer) start() {
 	if b.log == nil {
 		b.log = &logBuffer{more: make(chan struct{})}
 	}
-	b.Cmd.Stderr = b.log
+	r, w, err := os.Pipe()
+	if err != nil {
+		b.T.Fatal(err)
+	}
+	b.reads, b.Cmd.Stderr = r, w
 	b.exited = make(chan struct{})
-	if err := b.Cmd.Start(); err != nil {
+	if err := errors.Join(b.Cmd.Start(), w.Close()); err != nil {
 		b.T.Fatal(err)
 	}
 	cmd, exited := b.Cmd, b.exited
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_, _ = io.Copy(b.log, r) // ends with the last writer, or with CloseLog
+		_ = cmd.Wait()           // how it ended stands in cmd.ProcessState
+		_ = r.Close()            // a second time after CloseLog
 		close(exited)
 	}()
 	b.T.Cleanup(func() {
@@ -185,47 +212,6 @@ func (b *Balancer) WaitExit() int {
 
 // Exited is closed when fnlb has ended.
 func (b *Balancer) Exited() <-chan struct{} { return b.exited }
-
-// Log is what fnlb has logged so far.
-func (b *Balancer) Log() string { return b.log.String() }
-
-// WaitLog waits until the log has a line with all of the parts, from the byte on that mark says, and returns the end of that line.
-func (b *Balancer) WaitLog(mark int, parts ...string) int {
-	b.T.Helper()
-	end := time.After(Patience)
-	for {
-		text, more := b.log.state()
-		at := mark
-		for line := range strings.Lines(text[mark:]) {
-			at += len(line)
-			if containsAll(line, parts) {
-				return at
-			}
-		}
-		select {
-		case <-more:
-		case <-b.exited:
-			text, _ := b.log.state()
-			for line := range strings.Lines(text[mark:]) {
-				if containsAll(line, parts) {
-					return len(text)
-				}
-			}
-			b.T.Fatalf("fnlb ended, and its log has no line with %q:\n%s", parts, text)
-		case <-end:
-			b.T.Fatalf("no line with %q in the log:\n%s", parts, text[mark:])
-		}
-	}
-}
-
-func containsAll(line string, parts []string) bool {
-	for _, p := range parts {
-		if !strings.Contains(line, p) {
-			return false
-		}
-	}
-	return true
-}
 
 // Get asks the management API and decodes the answer into v.
 func (b *Balancer) Get(path string, v any) error {
@@ -359,30 +345,18 @@ func (b *Balancer) WaitStatus(ok func(model.Status) bool) {
 	})
 }
 
-// logBuffer collects what fnlb writes and tells when there is more.
-type logBuffer struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	more chan struct{}
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.more)
-	l.more = make(chan struct{})
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	text, _ := l.state()
-	return text
-}
-
-func (l *logBuffer) state() (string, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String(), l.more
+// WaitClosed waits until the traffic port is closed.
+func (b *Balancer) WaitClosed() {
+	b.T.Helper()
+	for end := time.Now().Add(Patience); !Free(b.Traffic); {
+		if time.Now().After(end) {
+			b.T.Fatal("the traffic port is open")
+		}
+		select {
+		case <-b.Exited():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // Alive reports whether a process runs; one that has ended and waits for its parent does not.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -22,33 +21,9 @@ import (
 // answer must be good.
 func underLoad(t *testing.T, addr string, f func()) load.Result {
 	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	ready := make(chan struct{})
-	var result load.Result
-	var err error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		result, err = load.Run(ctx, load.Options{
-			Address: addr, Paths: paths(50), Timeout: Patience, Ready: func() { close(ready) },
-			Groups: []load.Group{
-				{Name: "fresh", Workers: 4, Think: 10 * time.Millisecond},
-				{Name: "keep-alive", KeepAlive: true, Workers: 4, Think: 5 * time.Millisecond},
-				{Name: "thinking", KeepAlive: true, Workers: 8, Think: 3 * time.Second},
-				{Name: "post", KeepAlive: true, Workers: 2, Think: 10 * time.Millisecond, Method: "POST", Body: "x"},
-			},
-		})
-	})
-	select {
-	case <-ready:
-	case <-time.After(Patience):
-		t.Error("the load does not begin")
-	}
+	stop := Load(t, addr, Clients(3*time.Second))
 	f()
-	stop()
-	wg.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
+	result := stop()
 	if result.Failed > 0 {
 		t.Errorf("%d requests failed of %s", result.Failed, result)
 		for i, f := range result.Failures {
@@ -59,14 +34,6 @@ func underLoad(t *testing.T, addr string, f func()) load.Result {
 		}
 	}
 	return result
-}
-
-func paths(n int) []string {
-	var out []string
-	for i := range n {
-		out = append(out, fmt.Sprintf("/r/app/f%d", i))
-	}
-	return out
 }
 
 // TestChangesUnderLoad: nodes come and go and the template changes, and no request is lost. bench/ does the same for longer.
@@ -203,50 +170,52 @@ func TestDeath(t *testing.T) {
 	})
 }
 
-// TestFullDisk is fault row 7: with no byte left the old files stay whole and traffic goes on; it converges when there is space.
+// TestFullDisk is fault row 7: with no byte left, or in a folder that is read-only, or while the disk answers with errors, the old files
+// stay whole, it is told and traffic goes on; it converges when that is over.
 func TestFullDisk(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Fatal("this test mounts a small file system and needs root")
-	}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		n, m := NewNode(t, "a"), NewNode(t, "m")
-		dir := TempDir(t)
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs", dir).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		ports := haproxytest.FreePorts(t, 2)
-		b := &Balancer{T: t, Dir: dir, Traffic: fmt.Sprintf("127.0.0.1:%d", ports[0]), Mgmt: fmt.Sprintf("127.0.0.1:%d", ports[1])}
-		t.Cleanup(func() {
-			if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-				t.Errorf("%v: %s", err, out)
-			}
-		})
+		disk := NewDisk(t)
+		b := New(t, disk.Dir)
 		b.Run(h, "--nodes", n.Addr)
 		b.WaitOnline(n)
 		b.WaitApplied()
-		before, err := os.ReadFile(filepath.Join(dir, "haproxy.cfg"))
-		if err != nil {
-			t.Fatal(err)
+		for i, bad := range []struct {
+			said  string
+			begin func() (end func())
+		}{
+			{"no space left on device", disk.Fill},
+			{"read-only file system", disk.ReadOnly},
+			{"input/output error", func() func() { return FailCalls(t, b.Cmd.Process.Pid, "fsync,fdatasync", "EIO") }},
+		} {
+			before, err := os.ReadFile(b.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := bad.begin()
+			underLoad(t, b.Traffic, func() {
+				mark := len(b.Log())
+				if i%2 == 0 {
+					b.Put(m.Addr)
+				} else {
+					b.Delete(m.Addr)
+				}
+				b.WaitLog(mark, "level=ERROR", bad.said)
+			})
+			after, err := os.ReadFile(b.Config)
+			if err != nil || string(after) != string(before) {
+				t.Errorf("the file in force changed while there was %s: %v", bad.said, err)
+			}
+			b.WaitStatus(func(st model.Status) bool { return strings.Contains(fmt.Sprint(st.Degraded), bad.said) })
+			end()
+			if i%2 == 0 {
+				b.WaitOnline(n, m)
+			} else {
+				b.WaitOnline(n)
+			}
+			b.WaitApplied()
+			b.WaitStatus(func(st model.Status) bool { return len(st.Degraded) == 0 })
 		}
-		full := filepath.Join(dir, "full")
-		if err := os.WriteFile(full, make([]byte, 1<<20), 0o644); err == nil {
-			t.Fatal("the disk is not full")
-		}
-		underLoad(t, b.Traffic, func() {
-			mark := len(b.Log())
-			b.Put(m.Addr)
-			b.WaitLog(mark, "no space left on device")
-		})
-		after, err := os.ReadFile(filepath.Join(dir, "haproxy.cfg"))
-		if err != nil || string(after) != string(before) {
-			t.Errorf("the file in force changed on a full disk: %v", err)
-		}
-		b.WaitStatus(func(st model.Status) bool { return strings.Contains(fmt.Sprint(st.Degraded), "no space left") })
-		if err := os.Remove(full); err != nil {
-			t.Fatal(err)
-		}
-		b.WaitOnline(n, m)
-		b.WaitApplied()
 	})
 }
 

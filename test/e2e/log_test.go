@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,8 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -44,41 +41,6 @@ func pipe(t *testing.T) (r, w *os.File) {
 		_ = w.Close()
 	})
 	return r, w
-}
-
-// chatter makes fnlb log so many lines of 350 bytes; 4,000 are more than a pipe and its own queue hold.
-func (b *Balancer) chatter(count int) {
-	b.T.Helper()
-	name := strings.Repeat("n", 60)
-	body := fmt.Sprintf(`{"node":"%s.%s.%s.invalid:1"}`, name, name, name)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
-	defer client.CloseIdleConnections()
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for i := range count / 4 {
-				method := http.MethodPut
-				if i%2 == 1 {
-					method = http.MethodDelete
-				}
-				req, err := http.NewRequest(method, "http://"+b.Mgmt+"/1/lb/nodes", strings.NewReader(body))
-				if err != nil {
-					b.T.Error(err)
-					return
-				}
-				resp, err := client.Do(req)
-				if err != nil {
-					b.T.Error(err)
-					return
-				}
-				_, err = io.Copy(io.Discard, resp.Body)
-				if err = errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK {
-					b.T.Errorf("status %d, %v", resp.StatusCode, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
 }
 
 var droppedLines = regexp.MustCompile(`(?m)^fnlb_log_lines_dropped_total (\S+)$`)
@@ -118,7 +80,7 @@ func TestLogStalled(t *testing.T) {
 		}
 		b.WaitOnline(n)
 		underLoad(t, b.Traffic, func() {
-			b.chatter(4800)
+			b.Chatter(4800)
 			b.Put(m.Addr)
 			b.WaitOnline(n, m)
 			b.WaitApplied()
@@ -142,7 +104,7 @@ func TestLogStalled(t *testing.T) {
 		b.Delete(m.Addr)
 		until("changed at run time")
 
-		b.chatter(400) // and again: now it is stopped while nobody reads
+		b.Chatter(400) // and again: now it is stopped while nobody reads
 		b.Signal(syscall.SIGTERM)
 		if code := b.WaitExit(); code != 0 {
 			t.Errorf("exit code %d", code)

@@ -1,15 +1,9 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,112 +13,6 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// zone is one name: what the DNS server answers.
-type zone struct {
-	ip    string // IPv4
-	code  dnsmessage.RCode
-	delay time.Duration
-	asked int // answered since this was set
-}
-
-// nameServer is a DNS server of the test's own.
-type nameServer struct {
-	t    *testing.T
-	addr string
-
-	mu    sync.Mutex
-	zones map[string]zone // by name without the last dot
-	wg    sync.WaitGroup
-}
-
-func (s *nameServer) set(name string, z zone) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.zones[name] = z
-}
-
-func (s *nameServer) asked(name string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.zones[name].asked
-}
-
-// start opens the server; it ends with the test.
-func (s *nameServer) start() {
-	s.t.Helper()
-	conn, err := net.ListenPacket("udp", s.addr)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	stop := make(chan struct{})
-	s.t.Cleanup(func() {
-		close(stop)
-		if err := conn.Close(); err != nil {
-			s.t.Error(err)
-		}
-		s.wg.Wait()
-	})
-	s.wg.Go(func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFrom(buf)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil {
-				continue // an answer to somebody who has gone
-			}
-			reply, delay, err := s.reply(buf[:n])
-			if err != nil {
-				s.t.Errorf("DNS query %x: %v", buf[:n], err)
-				continue
-			}
-			s.wg.Go(func() {
-				select {
-				case <-stop:
-				case <-time.After(delay): // the slowness is what is tested
-					_, _ = conn.WriteTo(reply, from)
-				}
-			})
-		}
-	})
-}
-
-func (s *nameServer) reply(query []byte) ([]byte, time.Duration, error) {
-	var m dnsmessage.Message
-	if err := m.Unpack(query); err != nil {
-		return nil, 0, err
-	}
-	if len(m.Questions) != 1 {
-		return nil, 0, fmt.Errorf("%d questions", len(m.Questions))
-	}
-	q := m.Questions[0]
-	name := strings.TrimSuffix(q.Name.String(), ".")
-	s.mu.Lock()
-	z, ok := s.zones[name]
-	if ok && q.Type == dnsmessage.TypeA {
-		z.asked++
-		s.zones[name] = z
-	}
-	s.mu.Unlock()
-	m.Response, m.RecursionAvailable, m.RCode, m.Additionals = true, true, z.code, nil
-	if !ok {
-		m.RCode = dnsmessage.RCodeNameError
-	}
-	if q.Type == dnsmessage.TypeA && m.RCode == dnsmessage.RCodeSuccess {
-		ip, err := netip.ParseAddr(z.ip)
-		if err != nil {
-			return nil, 0, err
-		}
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
-			Body:   &dnsmessage.AResource{A: ip.As4()},
-		}}
-	}
-	out, err := m.Pack()
-	return out, z.delay, err
-}
-
 // TestNames is fault row 26: no DNS at the start, a name whose address changes, one that DNS forgets, a slow one, and one that
 // leads where no node may be. All others are served all the time.
 func TestNames(t *testing.T) {
@@ -133,12 +21,7 @@ func TestNames(t *testing.T) {
 	}
 	last := map[string]int{"2.6": 26, "3.0": 30, "3.2": 32}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		dns := &nameServer{t: t, addr: fmt.Sprintf("127.0.77.%d:53", last[h.Version]), zones: map[string]zone{}}
-		resolv := filepath.Join(TempDir(t), "resolv.conf")
-		host, _, _ := strings.Cut(dns.addr, ":")
-		if err := os.WriteFile(resolv, []byte("nameserver "+host+"\noptions timeout:5 attempts:1\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		dns := NewNameServer(t, fmt.Sprintf("127.0.77.%d", last[h.Version]))
 		plain := NewNode(t, "plain")
 		old := NewNode(t, "old")
 		_, port, _ := strings.Cut(old.Addr, ":")
@@ -146,13 +29,9 @@ func TestNames(t *testing.T) {
 		name := func(s string) string { return s + ".fnlb.test:" + port }
 		names := []string{name("moves"), name("kept"), name("slow"), name("evil"), name("rebound")}
 
-		ports := haproxytest.FreePorts(t, 2)
-		b := &Balancer{T: t, Dir: TempDir(t), Traffic: fmt.Sprintf("127.0.0.1:%d", ports[0]), Mgmt: fmt.Sprintf("127.0.0.1:%d", ports[1])}
-		b.Cmd = exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolv,
-			Binary(t), "--listen", b.Traffic, "--mgmt-listen", b.Mgmt, "--run-dir", b.Dir, "--haproxy", h.Path, "--hc-interval", "200ms",
-			"--hc-timeout", "1", "--haproxy-config", filepath.Join(b.Dir, "haproxy.cfg"), "--nodes", plain.Addr+","+strings.Join(names, ","))
-		b.Cmd.Env = append(os.Environ(), "GODEBUG=netdns=go")
-		b.start()
+		b := New(t, TempDir(t))
+		b.Behind, b.Env = dns.Behind(), []string{"GODEBUG=netdns=go"}
+		b.Run(h, "--nodes", plain.Addr+","+strings.Join(names, ","))
 		state := func(want string, nodes ...string) {
 			t.Helper()
 			b.Eventually(func() string {
@@ -190,13 +69,13 @@ func TestNames(t *testing.T) {
 		asked := func(name string, times int) {
 			t.Helper()
 			b.Eventually(func() string {
-				if got := dns.asked(strings.Split(name, ":")[0]); got < times {
+				if got := dns.Asked(strings.Split(name, ":")[0]); got < times {
 					return fmt.Sprintf("DNS was asked for %s %d times", name, got)
 				}
 				return ""
 			})
 		}
-		set := func(node string, z zone) { dns.set(strings.Split(node, ":")[0], z) }
+		set := func(node string, z Zone) { dns.Set(strings.Split(node, ":")[0], z) }
 
 		// No DNS: it starts, and the node that has an address serves.
 		state("online", plain.Addr)
@@ -205,22 +84,22 @@ func TestNames(t *testing.T) {
 		underLoad(t, b.Traffic, func() {
 			// DNS comes.
 			for _, n := range names {
-				set(n, zone{ip: "127.0.0.1"})
+				set(n, Zone{IP: "127.0.0.1"})
 			}
-			set(names[2], zone{ip: "127.0.0.1", delay: 3 * time.Second})
-			set(names[3], zone{ip: "169.254.169.254"})
-			dns.start()
+			set(names[2], Zone{IP: "127.0.0.1", Delay: 3 * time.Second})
+			set(names[3], Zone{IP: "169.254.169.254"})
+			dns.Start()
 			state("online", names[0], names[1], names[4])
 			if s := server(names[2]); s.Health == model.Up {
 				t.Error("the slow name did not take its time, so nothing was shown about the others")
 			}
 			told(names[3], "refused", "169.254.169.254", "link-local")
-			set(names[0], zone{ip: "127.0.0.2"})
-			set(names[1], zone{code: dnsmessage.RCodeServerFailure})
-			set(names[4], zone{ip: "169.254.169.254"})
+			set(names[0], Zone{IP: "127.0.0.2"})
+			set(names[1], Zone{Code: dnsmessage.RCodeServerFailure})
+			set(names[4], Zone{IP: "169.254.169.254"})
 			state("online", names[2])
 			asked(names[1], 1)
-			set(names[1], zone{code: dnsmessage.RCodeNameError})
+			set(names[1], Zone{Code: dnsmessage.RCodeNameError})
 			b.Eventually(func() string {
 				if s := server(names[0]); s.Address != "127.0.0.2:"+port {
 					return "the name that moved is at " + s.Address

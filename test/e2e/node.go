@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -62,4 +63,51 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (n *Node) Close() {
 	n.server.CloseClientConnections()
 	n.server.Close()
+}
+
+// Hung is a request that a node answers when it is told to.
+type Hung struct {
+	Arrived, Release chan struct{} // the first is closed by the node, the second by the test
+}
+
+// Hang makes the node's next request wait.
+func (n *Node) Hang() *Hung {
+	r := &Hung{make(chan struct{}), make(chan struct{})}
+	f := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(r.Arrived)
+		<-r.Release
+		_, _ = w.Write([]byte("done"))
+	})
+	n.Handler.Store(&f)
+	return r
+}
+
+// Ask sends the request that Hang waits for, and returns when it has arrived at the node; the channel gets the body, or the error.
+func (r *Hung) Ask(addr string) <-chan string {
+	answer := make(chan string, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+addr+"/hang", nil) // it ends with the node
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		data, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		answer <- string(data)
+	}()
+	select {
+	case <-r.Arrived:
+	case got := <-answer: // it never got there
+		answer <- got
+	}
+	return answer
 }

@@ -108,14 +108,14 @@ func TestNotifyProtocol(t *testing.T) {
 		}
 		m.until("READY=1")
 
-		r := n.hang()
-		answer := r.ask(b.Traffic)
+		r := n.Hang()
+		answer := r.Ask(b.Traffic)
 		b.Signal(syscall.SIGTERM)
 		m.until("STOPPING=1")
 		for range 3 { // a long drain is alive as well
 			m.until("WATCHDOG=1")
 		}
-		close(r.release)
+		close(r.Release)
 		if got := <-answer; got != "done" {
 			t.Errorf("the running request got %q", got)
 		}

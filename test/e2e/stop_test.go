@@ -17,45 +17,6 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// ask sends the request that hang waits for, and returns when it has arrived at the node; the channel gets the body, or the error.
-func (r *hung) ask(addr string) <-chan string {
-	answer := make(chan string, 1)
-	go func() {
-		resp, err := http.Get("http://" + addr + "/hang")
-		if err != nil {
-			answer <- err.Error()
-			return
-		}
-		data, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if err != nil {
-			answer <- err.Error()
-			return
-		}
-		answer <- string(data)
-	}()
-	select {
-	case <-r.arrived:
-	case got := <-answer: // it never got there
-		answer <- got
-	}
-	return answer
-}
-
-// waitClosed waits until the traffic port is closed.
-func (b *Balancer) waitClosed() {
-	b.T.Helper()
-	for end := time.Now().Add(Patience); !Free(b.Traffic); {
-		if time.Now().After(end) {
-			b.T.Fatal("the traffic port is open")
-		}
-		select {
-		case <-b.Exited():
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // stopped asserts the end: exit code 0, nothing of HAProxy left, ports free.
 func (b *Balancer) stopped(st model.HAProxyStatus) {
 	b.T.Helper()
@@ -100,7 +61,7 @@ func TestStopOrder(t *testing.T) {
 				}
 			}
 		})
-		b.waitClosed()
+		b.WaitClosed()
 		if took := time.Since(begin); took < 2500*time.Millisecond {
 			t.Errorf("the port closed after %s", took)
 		}
@@ -132,7 +93,7 @@ func TestStopIdle(t *testing.T) {
 			idle = append(idle, rw)
 		}
 		b.Signal(syscall.SIGTERM)
-		b.waitClosed()
+		b.WaitClosed()
 		if closes := askOnce(t, idle[len(idle)-1]); !closes {
 			t.Error("an old connection is kept after an answer")
 		}
@@ -200,7 +161,7 @@ func TestStopDownload(t *testing.T) {
 				begin := time.Now()
 				b.Signal(syscall.SIGTERM)
 				mark := b.WaitLog(0, "stopping")
-				b.waitClosed()
+				b.WaitClosed()
 				if flags == nil {
 					select {
 					case err := <-cut:
@@ -233,16 +194,16 @@ func TestStopFrozen(t *testing.T) {
 			b.WaitOnline(n)
 			b.WaitApplied()
 			st := b.Status().HAProxy
-			r := n.hang()
-			answer := r.ask(b.Traffic)
+			r := n.Hang()
+			answer := r.Ask(b.Traffic)
 			for _, pid := range map[string][]int{"master": {st.Master}, "worker": {st.Worker}, "both": {st.Master, st.Worker}}[who] {
 				if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
 			}
 			b.Signal(syscall.SIGTERM)
-			b.waitClosed()
-			close(r.release)
+			b.WaitClosed()
+			close(r.Release)
 			if got := <-answer; got != "done" {
 				t.Errorf("%s: the running request got %q", who, got)
 			}
@@ -320,8 +281,8 @@ func TestStopDuringApply(t *testing.T) {
 			b.WaitOnline(n)
 			b.WaitApplied()
 			st := b.Status().HAProxy
-			r := n.hang()
-			answer := r.ask(b.Traffic)
+			r := n.Hang()
+			answer := r.Ask(b.Traffic)
 			touch(t, filepath.Join(dir, "hold"))
 			b.Put(m.Addr)
 			b.waitFile(filepath.Join(dir, "waits"))
@@ -338,15 +299,15 @@ func TestStopDuringApply(t *testing.T) {
 				b.WaitLog(mark, "second signal")
 			}
 			if how != "second signal" {
-				b.waitClosed()
-				close(r.release)
+				b.WaitClosed()
+				close(r.Release)
 				if got := <-answer; got != "done" {
 					t.Errorf("%s: the running request got %q", how, got)
 				}
 			}
 			b.stopped(st)
 			if how == "second signal" {
-				close(r.release)
+				close(r.Release)
 				<-answer
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -252,18 +251,10 @@ func TestReferenceTemplate(t *testing.T) {
 // freshLoad is underLoad with a connection for each request: a template without idle-close-on-response cannot keep connections whole.
 func freshLoad(t *testing.T, addr string, f func()) {
 	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	var result load.Result
-	var err error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		result, err = load.Run(ctx, load.Options{Address: addr, Paths: paths(50), Timeout: Patience, Groups: []load.Group{{Workers: 4, Think: 5 * time.Millisecond}}})
-	})
+	stop := Load(t, addr, []load.Group{{Workers: 4, Think: 5 * time.Millisecond}})
 	f()
-	stop()
-	wg.Wait()
-	if err != nil || result.Failed > 0 {
-		t.Errorf("%d requests failed of %s: %v, %v", result.Failed, result, result.Failures[:min(3, len(result.Failures))], err)
+	if result := stop(); result.Failed > 0 {
+		t.Errorf("%d requests failed of %s", result.Failed, result)
 	}
 }
 

@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,7 +26,7 @@ func TestWebSockets(t *testing.T) {
 	}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		n := append(three(t), NewNode(t, "d"))
-		talk := http.HandlerFunc(echo)
+		talk := http.HandlerFunc(Echo)
 		for _, node := range n {
 			node.Handler.Store(&talk)
 		}
@@ -38,17 +36,17 @@ func TestWebSockets(t *testing.T) {
 		b.WaitOnline(n[:3]...)
 		st := b.WaitApplied()
 		master := st.HAProxy.Master
-		var open []*webSocket
+		var open []*WebSocket
 		defer func() {
 			for _, ws := range open {
-				ws.close()
+				ws.Close()
 			}
 		}()
-		dial := func() { open = append(open, dialWebSocket(t, b.Traffic, len(open))) }
+		dial := func() { open = append(open, DialWebSocket(t, b.Traffic, len(open))) }
 		alive := func(when string) {
 			t.Helper()
 			for i, ws := range open {
-				if err := ws.ping(); err != nil {
+				if err := ws.Ping(); err != nil {
 					t.Errorf("%s: connection %d: %v", when, i, err)
 				}
 			}
@@ -102,7 +100,7 @@ func TestWebSockets(t *testing.T) {
 			t.Errorf("%d processes of HAProxy", most.processes)
 		}
 		for _, ws := range open {
-			ws.close()
+			ws.Close()
 		}
 		open = nil
 		b.WaitLog(mark, "changes go on")
@@ -158,67 +156,3 @@ func weigh(t *testing.T, b *Balancer, master int) weight {
 	}
 	return w
 }
-
-// echo answers an upgrade and then every line with itself.
-func echo(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Upgrade") != "websocket" {
-		return
-	}
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return // the client has gone
-	}
-	defer func() { _ = conn.Close() }() // the test looks at the other end
-	_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
-	for rw.Flush() == nil {
-		line, err := rw.ReadString('\n')
-		if err != nil {
-			return
-		}
-		_, _ = rw.WriteString(line) // Flush has the error
-	}
-}
-
-// webSocket is one long connection through the balancer; what it speaks after the upgrade is lines.
-type webSocket struct {
-	conn net.Conn
-	r    *bufio.Reader
-}
-
-func dialWebSocket(t *testing.T, addr string, i int) *webSocket {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ws := &webSocket{conn, bufio.NewReader(conn)}
-	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fprintf(conn, "GET /ws%d HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", i); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(ws.r, nil)
-	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("upgrade %d: %v, %v", i, resp, err)
-	}
-	return ws
-}
-
-func (ws *webSocket) ping() error {
-	if err := ws.conn.SetDeadline(time.Now().Add(Patience)); err != nil {
-		return err
-	}
-	if _, err := ws.conn.Write([]byte("ping\n")); err != nil {
-		return err
-	}
-	line, err := ws.r.ReadString('\n')
-	if err == nil && line != "ping\n" {
-		err = fmt.Errorf("it says %q", line)
-	}
-	return err
-}
-
-func (ws *webSocket) close() { _ = ws.conn.Close() } // nothing is asked of it any more
