@@ -28,7 +28,7 @@ tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0
 bench: ## the figures that README quotes, into bench/results (about ten minutes)
 	@exec bench/run.sh
 
-chaos: ## five minutes of faults under load, at random; writes docs/faults.md (TIME=5m SEED=number)
+chaos: ## five minutes of faults under load, at random; writes docs/faults.md (TIME=5m SEED=first number)
 	@test/install-tools.sh
 	@FNLB_CHAOS_TIME=$(or $(TIME),5m) FNLB_CHAOS_SEED=$(SEED) FNLB_CHAOS_REPORT=$(CURDIR)/docs/faults.md \
 	  go test ./test/chaos -count 1 -timeout 60m -run TestChaos -v

@@ -2,14 +2,17 @@ package chaos
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"testing"
 	"time"
 
+	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/test/e2e"
 )
@@ -21,6 +24,9 @@ type fault struct {
 	kills bool // HAProxy itself is killed: requests fail until it serves again, and that time is measured
 	gets  bool // only requests that may be sent again are counted: a node dies with requests in its hands
 	cause func(w *world)
+
+	world func(t *testing.T, h haproxytest.HAProxy, r *rand.Rand) *world // makes a balancer for this fault alone; nil: the one of all others
+	stop  func(w *world)                                                 // ends that one; nil: as ever
 }
 
 // faults are provoked in an order that the seed gives.
@@ -41,11 +47,14 @@ var faults = []fault{
 	}},
 	{row: 4, name: "the port of a new listener is taken", cause: takenPort},
 	{row: 6, name: "haproxy.cfg truncated, changed or deleted", cause: func(w *world) {
-		w.damage(filepath.Join(w.b.Dir, "haproxy.cfg"))
+		w.damage(w.b.Config)
 	}},
 	{row: 6, name: "own.cfg truncated, changed or deleted", cause: func(w *world) {
 		w.damage(filepath.Join(w.b.Dir, "own.cfg"))
 	}},
+	{row: 7, name: "no byte left on a disk, and a change", cause: fullDisk},
+	{row: 7, name: "a folder read-only, and a change", cause: readOnly},
+	{row: 7, name: "every fsync an I/O error (EIO), and a change", cause: failingDisk},
 	{row: 8, name: "fnlb killed while it applies", cause: func(w *world) {
 		w.change()
 		time.Sleep(time.Duration(w.r.IntN(120)) * time.Millisecond) // anywhere in the apply: that is the point
@@ -78,9 +87,20 @@ var faults = []fault{
 		w.signal(w.b.Status().HAProxy.Master, syscall.SIGUSR2)
 		w.b.WaitLog(mark, "somebody else made HAProxy reload")
 	}},
+	{row: 14, name: "WebSockets open over reloads", cause: webSockets},
+	{row: 16, name: "fnlb may open no more files, and a change", cause: noMoreFiles},
+	{row: 16, name: "300 open files for all, changes and a reload", world: fewFiles, cause: work},
+	{row: 16, name: "64 MiB for all, 300 uploads, changes and a reload", world: smallMemory, cause: uploads},
+	{row: 16, name: "HAProxy's worker killed for want of memory", kills: true, cause: outOfMemory},
 	{row: 17, name: "fnlb killed, its notes name a stranger", cause: strangerNoted},
+	{row: 18, name: "as process 1 or below tini: orphans, signals, a stop with a long request", world: firstProcess, cause: orphans, stop: longStop},
 	{row: 24, name: "300 nodes that never pass, there and gone", cause: flood},
 	{row: 25, name: "200 slow clients of management", cause: slowClients},
+	{row: 26, name: "names: no DNS, a slow answer, another one, SERVFAIL, none", world: named, cause: names},
+	{row: 29, name: "nobody reads fnlb's log", cause: stalledLog},
+	{row: 29, name: "the reader of fnlb's log gone, then fnlb killed", cause: closedLog},
+	{row: 29, name: "the disk of haproxy.cfg does not answer", cause: hungDisk},
+	{row: 29, name: "one core for fnlb and HAProxy, changes and a reload", cause: oneCore},
 	{row: 30, name: "a node's check flaps", cause: flap},
 	{name: "frozen over a change, fnlb's death and a thaw", cause: func(w *world) {
 		w.brake("PUT", "/1/lb/freeze", `{"reason":"chaos"}`)
@@ -102,7 +122,7 @@ var faults = []fault{
 		mark := len(w.b.Log())
 		n.Close()
 		w.b.WaitLog(mark, "is unhealthy", n.Addr)
-		back := e2e.NewNodeAt(w.t, n.Name, n.Addr)
+		back := w.node(n.Name, n.Addr)
 		delete(w.in, n)
 		w.nodes[i], w.in[back] = back, true
 	}},
@@ -114,7 +134,7 @@ func (w *world) edit(more, said string) {
 	w.t.Helper()
 	mark := len(w.b.Log())
 	w.template(more)
-	w.b.Signal(syscall.SIGHUP)
+	w.tell(syscall.SIGHUP)
 	if said != "" {
 		w.b.WaitLog(mark, said)
 	}
@@ -145,7 +165,7 @@ func (w *world) restart() {
 func (w *world) brake(method, path, body string) {
 	w.t.Helper()
 	w.until(func(st model.Status) bool { return st.Phase == model.Serving })
-	status, err := send(w.b.Mgmt, method, path, body)
+	status, err := send(&client, w.b.Mgmt, method, path, body)
 	if err != nil || status != http.StatusOK {
 		w.t.Fatalf("%s %s: status %d %v", method, path, status, err)
 	}
@@ -225,7 +245,7 @@ func takenPort(w *world) {
 func flood(w *world) {
 	for _, method := range []string{"PUT", "DELETE"} {
 		for i := range 300 {
-			if err := call(w.b.Mgmt, method, fmt.Sprintf("127.1.%d.%d:9", i/200, i%200+1)); err != nil {
+			if err := call(&client, w.b.Mgmt, method, fmt.Sprintf("127.1.%d.%d:9", i/200, i%200+1)); err != nil {
 				w.t.Error(err)
 				return
 			}

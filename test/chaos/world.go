@@ -30,12 +30,19 @@ type world struct {
 	b    *e2e.Balancer
 	args []string // its flags
 
+	run, config *e2e.Disk        // what its run directory and its configuration file lie on; nil in a world for one fault
+	memory      *e2e.MemoryGroup // its memory, where that is bounded
+	first       *e2e.First       // it, where it is process 1
+	dns         *e2e.NameServer  // what it asks, where its nodes have names
+
 	nodes  []*e2e.Node // all that may be in the pool
 	in     map[*e2e.Node]bool
 	last   *e2e.Node // that was added or removed last
 	tmpl   string    // the template file
 	edits  int       // of the template so far
 	mark   int       // length of the log when the fault began
+	struck time.Time // when the fault began
+	cost   step      // of the fault so far
 	master *runtime.Client
 	pid    int // of the master that was seen last
 }
@@ -43,31 +50,91 @@ type world struct {
 // pooled is how many nodes are always in the pool; the others come and go.
 const pooled = 3
 
-func newWorld(t *testing.T, h haproxytest.HAProxy, seed uint64) *world {
+// prepare makes nodes and a template, and a balancer that is not started.
+func prepare(t *testing.T, h haproxytest.HAProxy, r *rand.Rand, dir string) *world {
 	t.Helper()
-	w := &world{t: t, h: h, r: rand.New(rand.NewPCG(seed, 0)), in: map[*e2e.Node]bool{}}
+	w := &world{t: t, h: h, r: r, in: map[*e2e.Node]bool{}, b: e2e.New(t, dir)}
 	w.tmpl = filepath.Join(e2e.TempDir(t), "haproxy.tmpl")
 	w.template("")
 	var fixed []string
 	for i := range 2 * pooled {
-		n := e2e.NewNode(t, string(rune('a'+i)))
+		n := w.node(string(rune('a'+i)), "127.0.0.1:0")
 		w.nodes = append(w.nodes, n)
 		if i < pooled {
 			w.in[n] = true
 			fixed = append(fixed, n.Addr)
 		}
 	}
-	t.Cleanup(func() { // where the test fails between fnlb's death and its next start
+	w.args = []string{"--nodes", strings.Join(fixed, ","), "--template", w.tmpl}
+	return w
+}
+
+// node starts a node that takes WebSockets as well.
+func (w *world) node(name, addr string) *e2e.Node {
+	w.t.Helper()
+	n := e2e.NewNodeAt(w.t, name, addr)
+	talk := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			e2e.Echo(rw, r)
+			return
+		}
+		fmt.Fprintf(rw, "hello from %s", name)
+	})
+	n.Handler.Store(&talk)
+	return n
+}
+
+// newWorld is the one to which most faults happen. Its disks are its own, so that they can go wrong.
+func newWorld(t *testing.T, h haproxytest.HAProxy, r *rand.Rand) *world {
+	t.Helper()
+	run, config := e2e.NewDisk(t), e2e.NewDisk(t)
+	w := prepare(t, h, r, run.Dir)
+	w.run, w.config = run, config
+	w.b.Config = filepath.Join(config.Dir, "haproxy.cfg")
+	w.b.Env = []string{"LOG_LEVEL=debug"} // it can be made to log much
+	t.Cleanup(func() {                    // where the test fails between fnlb's death and its next start
 		if e2e.Alive(w.pid) {
 			w.signal(w.pid, syscall.SIGTERM)
 		}
 	})
-	w.args = []string{"--nodes", strings.Join(fixed, ","), "--template", w.tmpl}
-	w.b = e2e.Start(t, h, w.args...)
+	w.b.Run(h, w.args...)
+	w.begin()
+	return w
+}
+
+// begin waits until a balancer that has been started serves.
+func (w *world) begin() {
+	w.t.Helper()
 	w.master = runtime.New(filepath.Join(w.b.Dir, "private", "master.sock"))
 	w.b.WaitLog(0, "haproxy started")
 	w.settle()
-	return w
+}
+
+// tell sends a signal to fnlb.
+func (w *world) tell(sig syscall.Signal) {
+	w.t.Helper()
+	if w.first != nil {
+		w.first.Signal(sig)
+		return
+	}
+	w.b.Signal(sig)
+}
+
+// stop ends fnlb, which must end well.
+func (w *world) stop() {
+	w.t.Helper()
+	w.tell(syscall.SIGTERM)
+	w.ended()
+}
+
+func (w *world) ended() {
+	w.t.Helper()
+	if code := w.b.WaitExit(); code != 0 {
+		w.t.Errorf("fnlb ended with exit code %d", code)
+	}
+	if !e2e.Free(w.b.Traffic) || !e2e.Free(w.b.Mgmt) {
+		w.t.Error("a port is taken after the stop")
+	}
 }
 
 // template writes the built-in template with an empty backend of another name each time, so that it takes a reload, and more behind it.
@@ -95,11 +162,18 @@ func (w *world) write(path, text string) {
 // change adds or removes one of the nodes that come and go.
 func (w *world) change() {
 	w.t.Helper()
+	w.changeBy(&client)
+}
+
+func (w *world) changeBy(c *http.Client) {
+	w.t.Helper()
 	n := w.nodes[pooled+w.r.IntN(len(w.nodes)-pooled)]
+	method := http.MethodPut
 	if w.in[n] {
-		w.b.Delete(n.Addr)
-	} else {
-		w.b.Put(n.Addr)
+		method = http.MethodDelete
+	}
+	if err := call(c, w.b.Mgmt, method, n.Addr); err != nil {
+		w.t.Fatal(err)
 	}
 	w.in[n], w.last = !w.in[n], n
 }
@@ -149,7 +223,7 @@ func (w *world) drift() string {
 	if !maps.Equal(told, want) {
 		return fmt.Sprintf("fnlb says that %v are up, wanted are %v", keys(told), keys(want))
 	}
-	text, err := os.ReadFile(filepath.Join(w.b.Dir, "haproxy.cfg"))
+	text, err := os.ReadFile(w.b.Config)
 	if err != nil {
 		return err.Error()
 	}
@@ -206,11 +280,8 @@ func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool
 
 func keys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
 
-// calm waits until HAProxy has run for so long that its next death counts as the first: a second one soon after waits on purpose.
-func (w *world) calm() {
-	w.t.Helper()
-	w.until(func(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second })
-}
+// calm reports whether HAProxy has run for so long that its next death counts as the first: a second one soon after waits on purpose.
+func calm(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second }
 
 // until waits until the status is as it should be, also of a fnlb that only starts.
 func (w *world) until(ok func(model.Status) bool) {
