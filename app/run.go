@@ -132,7 +132,7 @@ func (b *balancer) build(c *call) error {
 	}
 	o := supervisor.Options{
 		Files: b.files, Abilities: abilities, Renderer: render, Prober: check.NewProber(), Resolver: net.DefaultResolver, Allowed: b.s.NodePolicy.Check,
-		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter,
+		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter, DrainTimeout: b.s.DrainTimeout,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	}
 	o.Gone, o.Rebuild = b.gone, b.rebuild

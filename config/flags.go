@@ -53,6 +53,7 @@ var options = []option{
 	{"wait", "MIN:MAX", "10ms:250ms", "quiet time before a change is applied, and its upper bound", setWait},
 	{"shutdown-timeout", "TIME", "0", "time to finish running requests on stop; 0 as long as they take", setTime(func(s *Settings) *span { return &s.ShutdownTimeout }, zeroOrMore)},
 	{"stop-delay", "TIME", "0", "time between turning unready and closing the ports on stop", setTime(func(s *Settings) *span { return &s.StopDelay }, zeroOrMore)},
+	{"drain-timeout", "TIME", "0", "time to finish running requests of a node that was removed; 0 as hard-stop-after", setTime(func(s *Settings) *span { return &s.DrainTimeout }, zeroOrMore)},
 	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut, and those of a stop", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
 
 	{"zipkin", "URL", "", "accepted for compatibility; no traces are sent", setZipkin},

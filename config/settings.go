@@ -44,6 +44,7 @@ type Settings struct {
 	ShutdownTimeout time.Duration // 0: until the last request has ended
 	StopDelay       time.Duration
 	HardStopAfter   time.Duration
+	DrainTimeout    time.Duration // of a node that was removed; 0: HardStopAfter
 
 	LogLevel slog.Level
 	Warnings []string // what was accepted and has no effect

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ func take(ctx context.Context, r Runtime, worker int, steps []plan.Step) error {
 type leaving struct {
 	step  plan.Step // that took it out
 	since time.Time
+	cut   bool // its connections were cut, and that was told
 }
 
 // serverName names a server as HAProxy does.
@@ -156,7 +158,10 @@ func (l *loop) changedAtRuntime(out outcome, now time.Time) {
 		name := serverName{s.Backend, s.Server}
 		switch s.Kind {
 		case plan.Remove:
-			l.leaving[name] = leaving{s, now}
+			l.leaving[name] = leaving{step: s, since: now}
+			if limit := l.s.o.leaveLimit(); limit > 0 && l.cutAt.IsZero() { // others leave sooner
+				l.cutAt = now.Add(limit)
+			}
 		case plan.Add:
 			delete(l.leaving, name)
 		}
@@ -219,7 +224,7 @@ func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[s
 	out := map[serverName]leaving{}
 	for _, r := range rows {
 		if name := (serverName{r.Backend, r.Server}); r.Maint && !known[name] {
-			out[name] = leaving{plan.Step{Kind: plan.Remove, Backend: r.Backend, Server: r.Server}, now}
+			out[name] = leaving{step: plan.Step{Kind: plan.Remove, Backend: r.Backend, Server: r.Server}, since: now}
 		}
 	}
 	return out
@@ -275,13 +280,19 @@ func (l *loop) forget(steps []plan.Step) {
 const reapMost = 50
 
 // reap tries to delete servers that are leaving, in a task. One that still has connections, or idle ones in HAProxy's pool, is tried
-// again after the next observation. After hard-stop-after its connections are cut, as those of an old worker would be.
+// again after the next observation. After the drain timeout its connections are cut; without one after hard-stop-after, as those of an old
+// worker would be.
 func (l *loop) reap(now time.Time) {
 	if len(l.leaving) == 0 || l.reaping || l.changing() || !l.running || l.foreign || l.halted != 0 || !l.silentSince.IsZero() {
 		return
 	}
 	l.reaping = true
-	worker := l.haproxy.Worker
+	worker, limit := l.haproxy.Worker, l.s.o.leaveLimit()
+	for _, v := range l.leaving {
+		if at := v.since.Add(limit); limit > 0 && at.After(now) && (l.cutAt.IsZero() || at.Before(l.cutAt)) {
+			l.cutAt = at
+		}
+	}
 	due := make(map[serverName]leaving, min(len(l.leaving), reapMost))
 	for name, v := range l.leaving { // which ones first makes no difference: all come to their turn
 		if due[name] = v; len(due) == reapMost {
@@ -289,10 +300,10 @@ func (l *loop) reap(now time.Time) {
 		}
 	}
 	l.task(func(ctx context.Context) func() {
-		var gone []serverName
+		var gone, overdue []serverName
 		var failed error
 		for name, v := range due {
-			if l.s.o.HardStop > 0 && now.Sub(v.since) > l.s.o.HardStop {
+			if limit > 0 && now.Sub(v.since) >= limit {
 				cut, err := runtime.ShutdownSessions(name.backend, name.server)
 				if err == nil {
 					err = l.s.o.Runtime.Apply(ctx, worker, []runtime.Change{cut})
@@ -301,6 +312,7 @@ func (l *loop) reap(now time.Time) {
 				if unanswered(err) {
 					break
 				}
+				overdue = append(overdue, name)
 			}
 			ok, err := l.s.o.Runtime.DelServer(ctx, worker, name.backend, name.server)
 			failed = errors.Join(failed, err)
@@ -316,6 +328,13 @@ func (l *loop) reap(now time.Time) {
 			if worker != l.haproxy.Worker {
 				return
 			}
+			for _, name := range overdue {
+				if v, still := l.leaving[name]; still && !v.cut && v.since.Equal(due[name].since) {
+					v.cut = true
+					l.leaving[name] = v
+					l.s.o.Log.Warn("a server that left still had connections, they are cut", "server", name.backend+"/"+name.server, "after", limit)
+				}
+			}
 			for _, name := range gone {
 				if l.leaving[name].since.Equal(due[name].since) {
 					delete(l.leaving, name)
@@ -327,6 +346,9 @@ func (l *loop) reap(now time.Time) {
 		}
 	})
 }
+
+// leaveLimit is how long a server that was removed may keep its connections; 0 is no limit.
+func (o *Options) leaveLimit() time.Duration { return cmp.Or(o.DrainTimeout, o.HardStop) }
 
 // unanswered reports whether HAProxy has not answered: questions that nobody answers block its master socket, ten of them are enough.
 func unanswered(err error) bool { return err != nil && !errors.As(err, new(*runtime.ChangeError)) }

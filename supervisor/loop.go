@@ -56,9 +56,10 @@ type loop struct {
 	waits                 bool // what is to be done needs a reload, which is not allowed yet
 	holding               bool // reloads wait for old workers
 	leaving               map[serverName]leaving
-	made                  int  // changes at run time; what was observed before the last one is out of date
-	reaping               bool // a task deletes servers that left
-	foreign               bool // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
+	cutAt                 time.Time // when the first of them has to be gone; zero: none has
+	made                  int       // changes at run time; what was observed before the last one is out of date
+	reaping               bool      // a task deletes servers that left
+	foreign               bool      // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
 	foreignWhy            string
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays

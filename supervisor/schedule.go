@@ -81,6 +81,10 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 		l.observe()
 		l.reap(now)
 	}
+	if !l.cutAt.IsZero() && !now.Before(l.cutAt) {
+		l.cutAt = time.Time{}
+		l.reap(now) // where it cannot be now, it is after the next observation
+	}
 }
 
 // observes reports whether HAProxy is to be looked at: not while it goes, when workers leave in any order.
@@ -99,6 +103,7 @@ func (l *loop) next(now time.Time) time.Time {
 	if l.observes() {
 		sooner(l.observeAt)
 	}
+	sooner(l.cutAt)
 	if l.mends() {
 		sooner(latest(l.mendAt, now))
 	}

@@ -92,6 +92,7 @@ type Options struct {
 	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
 	StopDelay        time.Duration // from the stop's begin until the ports close
 	ShutdownTimeout  time.Duration // for running requests to end; 0 no limit
+	DrainTimeout     time.Duration // after which connections of a server that was removed are cut; 0: HardStop
 	HardStop         time.Duration // the text's hard-stop-after, which bounds the drain as well; 0 none
 	Probes           int           // probes at a time
 	Log              *slog.Logger

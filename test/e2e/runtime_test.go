@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -54,6 +56,27 @@ func TestAtRuntime(t *testing.T) {
 		st := b.Status()
 		if st.HAProxy.Worker != worker || b.reloads() != 0 {
 			t.Errorf("worker %d where %d was, %d reloads", st.HAProxy.Worker, worker, b.reloads())
+		}
+	})
+}
+
+// TestDrainTimeout: what runs at a removed node is cut when --drain-timeout is over, and not before.
+func TestDrainTimeout(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := three(t)
+		b := Start(t, h, "--nodes", list(n...), "--drain-timeout", "1s")
+		b.WaitOnline(n...)
+		b.WaitApplied()
+		stuck := occupy(t, b, n[2])
+		mark, begin := len(b.Log()), time.Now()
+		b.Delete(n[2].Addr)
+		b.WaitLog(mark, "a server that left still had connections, they are cut", "nodes/"+n[2].Addr, "after=1s")
+		if took := time.Since(begin); took < time.Second {
+			t.Errorf("cut after %s", took)
+		}
+		stuck.cut()
+		if b.reloads() != 0 {
+			t.Errorf("%d reloads", b.reloads())
 		}
 	})
 }
@@ -182,5 +205,19 @@ func (c *busy) finish() {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		c.t.Errorf("the request that ran: %v, %v", resp, err)
 	}
+	_ = c.conn.Close()
+}
+
+// cut expects that the request ends while its node says nothing: without an answer, or with that of another node, to which HAProxy has sent
+// it again.
+func (c *busy) cut() {
+	c.t.Helper()
+	if err := c.conn.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := io.ReadAll(c.conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Error("the request that ran was not cut")
+	}
+	c.release()
 	_ = c.conn.Close()
 }
