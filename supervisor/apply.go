@@ -170,6 +170,9 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	}
 	if out.inForce != nil {
 		out.plan = plan.Make(out.inForce.planned(), next.planned(), out.inForce.names)
+		if n := out.plan.Commands(); n > plan.MostCommands && out.mayReload {
+			out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.ManyChanges, About: []string{fmt.Sprintf("%d commands", n)}})
+		}
 	}
 	if out.method = out.live(); out.method == model.Reload && !out.mayReload {
 		out.held = true

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/supervisor/plan"
 )
 
 // liveWorld has a text whose servers can come and go at run time.
@@ -133,6 +135,37 @@ func TestRuntimeWhileReloadsWait(t *testing.T) {
 		w.after(10 * time.Second)
 		if n := len(w.reloadTimes()); n != 1 || w.servers() != "b@192.0.2.2:80" {
 			t.Errorf("%d reloads, servers %q, log %s", n, w.servers(), w.log)
+		}
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestManyChanges: what would take seconds at run time is a reload, as long as there may be one.
+func TestManyChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := liveWorld(t)
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		many := func(n int) (nodes []string) {
+			for i := range n {
+				nodes = append(nodes, fmt.Sprintf("n%d=10.0.%d.%d:80", i, i/250, i%250))
+			}
+			return nodes
+		}
+		w.put(many(plan.MostCommands/3 - 1)...)
+		w.after(5 * time.Second)
+		if n := len(w.reloadTimes()); n != 0 {
+			t.Errorf("%d reloads", n)
+		}
+		w.put("a=192.0.2.1:80")
+		w.after(5 * time.Second)
+		w.put(many(plan.MostCommands/3 + 1)...)
+		w.after(5 * time.Second)
+		if last := w.s.Status().Changes[0]; len(w.reloadTimes()) != 1 || !strings.Contains(strings.Join(last.Reasons, " "), "many-changes 6003 commands") {
+			t.Errorf("%d reloads, the last change is %q", len(w.reloadTimes()), last.Reasons)
 		}
 		if err := w.stop(); err != nil {
 			t.Error(err)

@@ -23,6 +23,7 @@ const (
 	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
 	Listeners     Cause = "listeners"
 	Settings      Cause = "settings"       // anything else in the text
+	ManyChanges   Cause = "many-changes"   // the steps would take longer than a reload
 	RuntimeFailed Cause = "runtime-failed" // the worker did not do what the plan took for possible
 	Files         Cause = "files"          // a file beside the text that no running worker can take
 	Certificate   Cause = "certificate"    // told beside other causes
@@ -54,6 +55,22 @@ type Plan struct {
 	Reload  []Reason // why a reload is needed; none: it is not
 
 	fileSteps []Step
+}
+
+// MostCommands is how many commands the steps of a plan may take before a reload is better. A command costs 0.13 to 0.2 ms through the master
+// socket, a server takes three, and nothing else is changed meanwhile; a reload to 10,000 servers is ready after 0.9 s, with haproxy -c (2.6
+// and 3.0, measured on two busy cores). So this is a second, and for fewer servers a reload would be quicker as well: but it costs a process.
+const MostCommands = 6000
+
+// Commands is about how many commands the steps take.
+func (p Plan) Commands() int {
+	n := len(p.Steps)
+	for _, s := range p.Steps {
+		if s.Kind == Add {
+			n += 2
+		}
+	}
+	return n
 }
 
 // Reasons gives changes and reasons as people read them, each once.
