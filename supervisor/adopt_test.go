@@ -16,7 +16,7 @@ import (
 func (w *world) again(found bool) *world {
 	next := newWorld(w.t)
 	next.dir, next.alive, next.worker, next.loaded, next.revision, next.down = w.dir, w.alive, w.worker, w.loaded, w.revision, w.down
-	next.names, next.healthy, next.ticks = w.names, w.healthy, w.ticks
+	next.names, next.healthy, next.ticks, next.stopping = w.names, w.healthy, w.ticks, w.stopping
 	o := next.s.o
 	o.Files = Files{Dir: w.dir, Config: filepath.Join(w.dir, "haproxy.cfg")}
 	if found {
@@ -221,7 +221,6 @@ func TestAdoptTooLate(t *testing.T) {
 	})
 	t.Run("it finishes", func(t *testing.T) {
 		adoptIn(t, func(w *world) { w.stopping = true }, func(w *world) {
-			w.set(func() { w.stopping = true })
 			w.put("a=192.0.2.9:80")
 			w.after(2 * time.Second)
 			want(t, "servers", w.servers(), "a@192.0.2.9:80")

@@ -101,7 +101,7 @@ func TestQuestions(t *testing.T) {
 			{Backend: "be", Server: "s1", Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(dead)), Checked: true, Weight: 20, InitialWeight: 20},
 			{Backend: "be", Server: "s2", Addr: netip.MustParseAddrPort("[::1]:81"), Up: true, Drain: true, Weight: 1, InitialWeight: 1},
 			{Backend: "be", Server: "s3", Up: true, Weight: 1, InitialWeight: 1},
-			{Backend: "be", Server: "s4", Addr: netip.MustParseAddrPort("127.0.0.1:82"), Maint: true, Weight: 1, InitialWeight: 1},
+			{Backend: "be", Server: "s4", Addr: netip.MustParseAddrPort("127.0.0.1:82"), Maint: true, Forced: true, Weight: 1, InitialWeight: 1},
 		}
 		if !slices.Equal(rows, want) {
 			t.Errorf("servers\n%+v, want\n%+v", rows, want)

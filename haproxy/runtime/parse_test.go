@@ -52,7 +52,7 @@ func TestParseServersState(t *testing.T) {
 	got, err := parseServersState(replyState)
 	want := []ServerState{
 		{Backend: "be", Server: "s1", Addr: netip.MustParseAddrPort("127.0.0.1:18802"), Checked: true, Weight: 20, InitialWeight: 10, Since: 2 * time.Second},
-		{Backend: "be", Server: "s3", Addr: netip.MustParseAddrPort("[::1]:18804"), Up: true, Maint: true, Drain: true, Weight: 1, InitialWeight: 1, Since: 2 * time.Second},
+		{Backend: "be", Server: "s3", Addr: netip.MustParseAddrPort("[::1]:18804"), Up: true, Maint: true, Forced: true, Drain: true, Weight: 1, InitialWeight: 1, Since: 2 * time.Second},
 		{Backend: "be", Server: "s4", Up: true, Drain: true, Checked: true, CheckPending: true, Weight: 1, InitialWeight: 1, Since: 2 * time.Second},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
