@@ -17,10 +17,11 @@ import (
 
 // Zone is one name: what the DNS server answers.
 type Zone struct {
-	IP    string // IPv4
+	IP    string // IPv4 addresses, with commas between them
 	Code  dnsmessage.RCode
 	Delay time.Duration
-	asked int // answered since this was set
+	Hold  <-chan struct{} // nothing is answered before it is closed; nil: at once
+	asked int             // answered since this was set
 }
 
 // Answers of a DNS server that has none.
@@ -96,29 +97,36 @@ func (s *NameServer) Start() {
 			if err != nil {
 				continue // an answer to somebody who has gone
 			}
-			reply, delay, err := s.reply(buf[:n])
+			reply, z, err := s.reply(buf[:n])
 			if err != nil {
 				s.t.Errorf("DNS query %x: %v", buf[:n], err)
 				continue
 			}
 			s.wg.Go(func() {
+				if z.Hold != nil {
+					select {
+					case <-stop:
+						return
+					case <-z.Hold:
+					}
+				}
 				select {
 				case <-stop:
-				case <-time.After(delay): // the slowness is what is tested
-					_, _ = conn.WriteTo(reply, from)
+				case <-time.After(z.Delay): // the slowness is what is tested
+					_, _ = conn.WriteTo(reply, from) // who asked may have gone
 				}
 			})
 		}
 	})
 }
 
-func (s *NameServer) reply(query []byte) ([]byte, time.Duration, error) {
+func (s *NameServer) reply(query []byte) ([]byte, Zone, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil {
-		return nil, 0, err
+		return nil, Zone{}, err
 	}
 	if len(m.Questions) != 1 {
-		return nil, 0, fmt.Errorf("%d questions", len(m.Questions))
+		return nil, Zone{}, fmt.Errorf("%d questions", len(m.Questions))
 	}
 	q := m.Questions[0]
 	name := strings.TrimSuffix(q.Name.String(), ".")
@@ -134,15 +142,18 @@ func (s *NameServer) reply(query []byte) ([]byte, time.Duration, error) {
 		m.RCode = dnsmessage.RCodeNameError
 	}
 	if q.Type == dnsmessage.TypeA && m.RCode == dnsmessage.RCodeSuccess {
-		ip, err := netip.ParseAddr(z.IP)
-		if err != nil {
-			return nil, 0, err
+		m.Answers = nil
+		for addr := range strings.SplitSeq(z.IP, ",") {
+			ip, err := netip.ParseAddr(addr)
+			if err != nil {
+				return nil, Zone{}, err
+			}
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+				Body:   &dnsmessage.AResource{A: ip.As4()},
+			})
 		}
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
-			Body:   &dnsmessage.AResource{A: ip.As4()},
-		}}
 	}
 	out, err := m.Pack()
-	return out, z.Delay, err
+	return out, z, err
 }

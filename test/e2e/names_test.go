@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -13,13 +12,15 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
+// last is the last byte of a name server's address, for each version.
+var last = map[string]int{"2.6": 26, "3.0": 30, "3.2": 32}
+
 // TestNames is fault row 26: no DNS at the start, a name whose address changes, one that DNS forgets, a slow one, and one that
 // leads where no node may be. All others are served all the time.
 func TestNames(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("this test gives fnlb a resolv.conf of its own and needs root")
 	}
-	last := map[string]int{"2.6": 26, "3.0": 30, "3.2": 32}
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		dns := NewNameServer(t, fmt.Sprintf("127.0.77.%d", last[h.Version]))
 		plain := NewNode(t, "plain")
@@ -86,13 +87,15 @@ func TestNames(t *testing.T) {
 			for _, n := range names {
 				set(n, Zone{IP: "127.0.0.1"})
 			}
-			set(names[2], Zone{IP: "127.0.0.1", Delay: 3 * time.Second})
+			hold := make(chan struct{})
+			set(names[2], Zone{IP: "127.0.0.1", Hold: hold})
 			set(names[3], Zone{IP: "169.254.169.254"})
 			dns.Start()
 			state("online", names[0], names[1], names[4])
 			if s := server(names[2]); s.Health == model.Up {
-				t.Error("the slow name did not take its time, so nothing was shown about the others")
+				t.Error("the slow name has no answer yet")
 			}
+			close(hold)
 			told(names[3], "refused", "169.254.169.254", "link-local")
 			set(names[0], Zone{IP: "127.0.0.2"})
 			set(names[1], Zone{Code: dnsmessage.RCodeServerFailure})
