@@ -18,21 +18,27 @@ import (
 
 // options are the same for all commands.
 type options struct {
-	fnlb     string
-	haproxy  []string
-	results  string
-	rounds   int
-	length   time.Duration
-	changes  int
-	starts   int
-	many     int
-	quiet    float64
-	only     *regexp.Regexp
-	template string
+	fnlb       string
+	haproxy    []string
+	results    string
+	rounds     int
+	length     time.Duration
+	changes    int
+	starts     int
+	steps      int
+	series     int
+	servers    int
+	held       int
+	webSockets int
+	many       int
+	quiet      float64
+	only       *regexp.Regexp
+	template   string
 }
 
 var commands = map[string]func(*bench, context.Context) (any, error){
 	"cpu": (*bench).cpu, "cost": (*bench).cost, "reload": (*bench).reload, "start": (*bench).start,
+	"latency": (*bench).latency, "bulk": (*bench).bulk, "row": (*bench).row, "hold": (*bench).hold,
 }
 
 func main() {
@@ -47,7 +53,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: bench [flags] cpu|cost|reload|start …; --help tells the flags")
+var errUsage = errors.New("usage: bench [flags] cpu|cost|reload|start|latency|bulk|row|hold …; --help tells the flags")
 
 func run(ctx context.Context, args []string) error {
 	var o options
@@ -60,7 +66,12 @@ func run(ctx context.Context, args []string) error {
 	flags.DurationVar(&o.length, "length", 5*time.Second, "`time` of a round")
 	flags.IntVar(&o.changes, "changes", 50, "`number` of node changes and of SIGHUPs in reload")
 	flags.IntVar(&o.starts, "starts", 10, "`number` of starts that are timed")
-	flags.IntVar(&o.many, "nodes", 1000, "`number` of nodes for the memory")
+	flags.IntVar(&o.many, "nodes", 1000, "`number` of nodes for the memory, and in the smaller State of bulk")
+	flags.IntVar(&o.servers, "servers", 10000, "`number` of servers in the larger State of bulk")
+	flags.IntVar(&o.steps, "steps", 200, "`number` of nodes that are added, and removed, in latency")
+	flags.IntVar(&o.series, "series", 10000, "`number` of changes in row")
+	flags.IntVar(&o.held, "reloads", 1000, "`number` of reloads that hold asks for")
+	flags.IntVar(&o.webSockets, "websockets", 500, "`number` of WebSockets that are open meanwhile")
 	flags.Float64Var(&o.quiet, "quiet", .1, "`share` of a core that other processes may use in a round, or it is repeated")
 	flags.StringVar(&only, "only", "", "`regular expression`: cost leaves out only directives whose name matches")
 	flags.StringVar(&o.template, "template", "templates/haproxy.tmpl", "`template` that reload changes before each SIGHUP")
@@ -124,6 +135,7 @@ func one(ctx context.Context, o options, haproxy, name string) (err error) {
 		Figures any
 	}{time.Now().UTC().Truncate(time.Second), b.host, b.version, b.fnlbVersion, map[string]any{
 		"rounds": o.rounds, "length": o.length.String(), "changes": o.changes, "starts": o.starts, "nodes": o.many, "quiet": o.quiet,
+		"servers": o.servers, "steps": o.steps, "series": o.series, "reloads": o.held, "websockets": o.webSockets,
 	}, figures}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode figures: %w", err)

@@ -6,6 +6,11 @@
 #	bench/run.sh cost                 what single directives cost; about 17 minutes a version
 #	bench/run.sh reload               requests lost by 50 node changes and 50 SIGHUPs under load
 #	bench/run.sh start                time to the first balanced request, memory with 3 and 1,000 nodes
+#	bench/run.sh changes              latency, bulk, row and hold: what changes of nodes cost; about 20 minutes
+#	bench/run.sh latency              from the answer to PUT or DELETE to the first or last request at the node
+#	bench/run.sh bulk                 1,000 and 10,000 servers in one State, and one change among them
+#	bench/run.sh row                  10,000 changes in a row under load: requests lost, reloads, memory
+#	bench/run.sh hold                 1,000 reloads asked for while 500 WebSockets and 50 downloads are open
 #	bench/run.sh --rounds 20 cpu      flags go first; --help tells them
 #
 # For a quiet result nothing else may run on the host. Two cores are needed.
@@ -18,7 +23,13 @@ if ! [ -x .haproxy/2.6/haproxy ] || ! [ -x .haproxy/3.0/haproxy ]; then
 fi
 ./compile.sh
 go build -o bin/bench ./bench
+args=()
+for arg; do
+  if [ "$arg" = changes ]; then args+=(latency bulk row hold); else args+=("$arg"); fi
+done
+set -- "${args[@]}"
 case " $* " in
+*' latency '* | *' bulk '* | *' row '* | *' hold '*) ;;
 *' cpu '* | *' cost '* | *' reload '* | *' start '* | *' --help '* | *' -h '*) ;;
 *) set -- "$@" cpu reload start ;;
 esac
