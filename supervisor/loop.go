@@ -66,6 +66,7 @@ type loop struct {
 	save                  saving
 	observing             bool
 	observeAt             time.Time
+	looked                time.Duration // what an observation took lately
 	observed              observation
 	silences              int       // observations in a row without an answer
 	silentSince           time.Time // reloads wait for an answer; zero: it answers

@@ -63,6 +63,10 @@ func (l *loop) observe() {
 		return func() {
 			l.observing = false
 			next.made = made
+			if l.looked > 0 { // one slow answer of a busy host must not blind us for seconds; a slow HAProxy is slow again
+				took = min(took, 2*l.looked)
+			}
+			l.looked = max(took, time.Millisecond)
 			l.observeAt = time.Now().Add(min(max(20*took, observeLeast), observeMost))
 			l.saw(next)
 		}
