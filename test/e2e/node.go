@@ -73,10 +73,13 @@ type Hung struct {
 // Hang makes the node's next request wait.
 func (n *Node) Hang() *Hung {
 	r := &Hung{make(chan struct{}), make(chan struct{})}
-	f := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	f := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		close(r.Arrived)
-		<-r.Release
-		_, _ = w.Write([]byte("done"))
+		select {
+		case <-r.Release:
+			_, _ = w.Write([]byte("done"))
+		case <-req.Context().Done(): // a test that fails closes the node, which would wait for this
+		}
 	})
 	n.Handler.Store(&f)
 	return r

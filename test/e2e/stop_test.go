@@ -274,17 +274,23 @@ func (b *Balancer) waitFile(path string) {
 // TestStopDuringApply: a stop waits for an apply that runs, for five seconds at most or until a second signal; running requests end well.
 func TestStopDuringApply(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		for _, how := range []string{"it ends", "it hangs", "second signal"} {
+		for _, how := range []string{"it ends", "it hangs", "second signal", "the files follow"} {
 			n, m := NewNode(t, "a"), NewNode(t, "m")
 			slow, dir := held(t, h, "-c")
-			b := Start(t, slow, "--nodes", n.Addr)
+			tmpl := filepath.Join(TempDir(t), "haproxy.tmpl")
+			touchTemplate(t, tmpl, 0)
+			b := Start(t, slow, "--nodes", n.Addr, "--template", tmpl)
 			b.WaitOnline(n)
 			b.WaitApplied()
 			st := b.Status().HAProxy
 			r := n.Hang()
 			answer := r.Ask(b.Traffic)
 			touch(t, filepath.Join(dir, "hold"))
-			b.Put(m.Addr)
+			if how == "the files follow" { // what was changed at run time is being checked for the files
+				b.Put(m.Addr)
+			} else {
+				touchTemplate(t, tmpl, 1, "backend other")
+			}
 			b.waitFile(filepath.Join(dir, "waits"))
 			b.Signal(syscall.SIGTERM)
 			mark := b.WaitLog(0, "stopping")
@@ -293,7 +299,7 @@ func TestStopDuringApply(t *testing.T) {
 				if err := os.Remove(filepath.Join(dir, "hold")); err != nil {
 					t.Fatal(err)
 				}
-				b.WaitLog(mark, "changed at run time")
+				b.WaitLog(mark, "msg=reloaded")
 			case "second signal":
 				b.Signal(syscall.SIGTERM)
 				b.WaitLog(mark, "second signal")
