@@ -49,9 +49,10 @@ type Backend struct {
 	IP   string // without brackets
 	Port int    // of the server
 
-	Address string // IP:Port, with brackets where HAProxy needs them
-	ID      int    // explicit id, which is the server's place on the ring of HAProxy before 3.0
-	Weight  int    // 0 to 256, 1 where nobody asked for another; 0 for a node that drains
+	Address  string // IP:Port, with brackets where HAProxy needs them
+	ID       int    // explicit id, which is the server's place on the ring of HAProxy before 3.0
+	Weighted bool   // Weight is not 1
+	Weight   int    // 0 to 256, 1 where nobody asked for another; 0 for a node that drains
 }
 
 // Process is what the whole of HAProxy is.
@@ -194,7 +195,7 @@ func newBackend(srv model.Server) (Backend, error) {
 		return Backend{}, fmt.Errorf("it has no port")
 	}
 	at := netip.AddrPortFrom(srv.IP.Unmap(), srv.Port)
-	return Backend{Name: srv.Name, IP: at.Addr().String(), Port: int(at.Port()), Address: at.String(), Weight: srv.Share()}, nil
+	return Backend{Name: srv.Name, IP: at.Addr().String(), Port: int(at.Port()), Address: at.String(), Weight: srv.Share(), Weighted: srv.Share() != 1}, nil
 }
 
 // arrange sorts the servers of one pool by name and gives them their places on the ring.
