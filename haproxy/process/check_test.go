@@ -143,7 +143,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestTrimLog: a log within bounds stays, a long one begins anew.
+// TestTrimLog: a log within bounds stays, a long one begins anew, and one that is gone is nothing to mend.
 func TestTrimLog(t *testing.T) {
 	log := file(t, "words\n", 0o600)
 	c := New(Options{Log: log}, nil)
@@ -161,5 +161,11 @@ func TestTrimLog(t *testing.T) {
 	}
 	if info, err := os.Stat(log); err != nil || info.Size() != 0 {
 		t.Errorf("%v, %v", info, err)
+	}
+	if err := os.Remove(log); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.TrimLog(); err != nil {
+		t.Errorf("deleted by somebody: %v", err)
 	}
 }

@@ -99,11 +99,16 @@ func openLog(path string) (*os.File, int64, error) {
 }
 
 // TrimLog begins HAProxy's own log anew when it has become long: it grows by some lines with every reload and every change of a
-// server's health. HAProxy appends, so it goes on at the new end.
+// server's health. HAProxy appends, so it goes on at the new end. One that somebody has deleted has no name to be found by.
 func (c *Child) TrimLog() error {
 	info, err := os.Stat(c.o.Log)
-	if err != nil || info.Size() <= maxLog {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
+	case info.Size() <= maxLog:
+		return nil
 	}
 	return os.Truncate(c.o.Log, 0)
 }
