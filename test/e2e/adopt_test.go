@@ -68,6 +68,18 @@ func masters(t *testing.T, dir string) []int {
 	return out
 }
 
+// waitKept waits until a change by the API is kept for the next start, which is a moment after the call.
+func (b *Balancer) waitKept(node string, listed bool) {
+	b.T.Helper()
+	b.Eventually(func() string {
+		text, err := os.ReadFile(filepath.Join(b.Dir, "sources", "nodes.json"))
+		if err != nil || strings.Contains(string(text), fmt.Sprintf(`%q},"since"`, node)) != listed { // what was deleted is named there as well
+			return fmt.Sprintf("%s %v", text, err)
+		}
+		return ""
+	})
+}
+
 // TestAdopt is fault row 10: fnlb is killed again and again under load, and each time the next one goes on with the HAProxy that runs:
 // no reload, the same processes, no failed request. FNLB_KILLS=100 is the long run.
 func TestAdopt(t *testing.T) {
@@ -78,6 +90,7 @@ func TestAdopt(t *testing.T) {
 		b.WaitOnline(n[:3]...)
 		b.Put(n[3].Addr) // known to memory alone
 		b.WaitOnline(n...)
+		b.waitKept(n[3].Addr, true)
 		was := b.WaitApplied().HAProxy
 		var took []time.Duration
 		underLoad(t, b.Traffic, func() {
@@ -106,6 +119,7 @@ func TestAdopt(t *testing.T) {
 		// It is ours in full: changes, its death and the stop.
 		b.Delete(n[3].Addr)
 		b.WaitOnline(n[:3]...)
+		b.waitKept(n[3].Addr, false)
 		b.WaitApplied()
 		mark := len(b.Log())
 		if err := syscall.Kill(was.Master, syscall.SIGKILL); err != nil {
