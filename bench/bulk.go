@@ -68,7 +68,8 @@ func (b *bench) oneState(ctx context.Context, servers int) (f bulkFigure, err er
 	if err := l.list(ctx, servers); err != nil {
 		return f, err
 	}
-	checked := func() bool { // each was asked, and only the freeze keeps it out
+	l.interval = time.Duration(20+servers/20) * time.Millisecond // the apply's own times are what is reported
+	checked := func() bool {                                     // each was asked, and only the freeze keeps it out
 		s, err := l.status(ctx)
 		if err != nil || len(s.Servers) != servers+len(b.nodePorts) {
 			return false
@@ -80,7 +81,7 @@ func (b *bench) oneState(ctx context.Context, servers int) (f bulkFigure, err er
 		}
 		return true
 	}
-	if err := l.until(ctx, 3*time.Minute, 200*time.Millisecond, checked); err != nil {
+	if err := l.until(ctx, 3*time.Minute, l.interval, checked); err != nil {
 		return f, err
 	}
 	used, err := cpuTime(l.pid())
@@ -163,7 +164,7 @@ func (l *balancer) single(ctx context.Context, nodes int) (applied, inForce quan
 		}
 		answered := time.Now()
 		var now model.Status
-		if err := errors.Join(l.until(ctx, 60*time.Second, 50*time.Millisecond, func() bool {
+		if err := errors.Join(l.until(ctx, 60*time.Second, l.interval, func() bool {
 			now, err = l.status(ctx)
 			return err == nil && now.LastApply.At.After(before.LastApply.At)
 		}), l.settled(ctx, want)); err != nil {

@@ -180,9 +180,10 @@ type balancer struct {
 	bench      *bench
 	name       string
 	port       int
-	management int    // 0 without fnlb
-	runDir     string // likewise
-	worker     int    // as it was at the start
+	management int           // 0 without fnlb
+	runDir     string        // likewise
+	worker     int           // as it was at the start
+	interval   time.Duration // between two looks at its status: one costs milliseconds of its processor with thousands of servers
 }
 
 // startFnlb starts fnlb on free ports. It returns at once; serving waits.
@@ -191,7 +192,7 @@ func (b *bench) startFnlb(name string, core int, nodes string, more ...string) (
 	if err != nil {
 		return nil, err
 	}
-	l := &balancer{bench: b, name: name, port: p[0], management: p[1], runDir: filepath.Join(b.dir, name)}
+	l := &balancer{bench: b, name: name, port: p[0], management: p[1], runDir: filepath.Join(b.dir, name), interval: 20 * time.Millisecond}
 	args := append([]string{
 		b.fnlb, "--nodes", nodes, "--listen", fmt.Sprintf("127.0.0.1:%d", l.port), "--mgmt-listen", fmt.Sprintf("127.0.0.1:%d", l.management),
 		"--run-dir", l.runDir, "--haproxy", b.haproxyPath, "--haproxy-config", filepath.Join(b.dir, name+".cfg"),
@@ -260,7 +261,7 @@ func (l *balancer) call(ctx context.Context, method, path, body string, into any
 
 // settled waits until a number of nodes serve and nothing is left to apply.
 func (l *balancer) settled(ctx context.Context, nodes int) error {
-	err := l.until(ctx, 60*time.Second, 20*time.Millisecond, func() bool {
+	err := l.until(ctx, 120*time.Second, l.interval, func() bool {
 		s, err := l.status(ctx)
 		if err != nil || s.Phase != model.Serving || s.Wanted != s.Applied {
 			return false
