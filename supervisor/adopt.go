@@ -48,6 +48,7 @@ type adoption struct {
 type served struct {
 	addrs map[netip.AddrPort]bool
 	names map[model.ServerKey]netip.AddrPort
+	each  map[model.ServerKey][]netip.AddrPort // by the name that they come from
 }
 
 // at is where a server is served; invalid when it is not known to be.
@@ -211,12 +212,15 @@ func (s *Supervisor) awaitWorker(ctx context.Context) (procs runtime.Processes, 
 
 // servedBy lists the servers that the worker has; when it does not say, those of the text.
 func (s *Supervisor) servedBy(ctx context.Context, worker int, text conf.Text) (*served, []runtime.ServerState) {
-	v := &served{addrs: map[netip.AddrPort]bool{}, names: map[model.ServerKey]netip.AddrPort{}}
+	v := &served{addrs: map[netip.AddrPort]bool{}, names: map[model.ServerKey]netip.AddrPort{}, each: map[model.ServerKey][]netip.AddrPort{}}
 	add := func(backend, name string, at netip.AddrPort) {
 		if at.IsValid() && at.Port() != 0 {
 			at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 			v.addrs[at], v.names[model.ServerKey{Service: backend, Name: name}] = true, at
-			v.names[model.ServerKey{Service: backend, Name: strings.TrimSuffix(name, "_"+at.Addr().String())}] = at // of a name
+			if of, is := strings.CutSuffix(name, "_"+at.Addr().String()); is { // of a name
+				key := model.ServerKey{Service: backend, Name: of}
+				v.names[key], v.each[key] = at, append(v.each[key], at)
+			}
 		}
 	}
 	_, rows, err := s.o.Runtime.ServersState(ctx, worker)
@@ -267,6 +271,7 @@ func (l *loop) adopted(a adoption, began time.Time) {
 		return
 	}
 	now, log := time.Now(), l.s.o.Log
+	l.save.done()
 	l.accepted, l.running, l.served, l.leaving = a.inForce, true, a.served, a.leaving
 	l.identity = a.identity
 	if a.abilities != (conf.Abilities{}) {

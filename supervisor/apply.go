@@ -65,6 +65,7 @@ type job struct {
 	mayReload   bool      // else a reload has to wait
 	askFirst    bool      // haproxy -c is asked before anything is changed, also at run time
 	leaving     map[serverName]leaving
+	reaped      <-chan struct{} // closed when no deletion of servers that left is under way; nil: none is
 }
 
 // outcome is what became of a job.
@@ -117,6 +118,10 @@ func (l *loop) startApply(now time.Time) {
 			j.fixed = l.pinned
 		}
 		j.causes = l.causes.take(l.foreignWhy)
+	case l.running && l.revert: // what the worker has of it is not certain, and it was refused
+		l.revert = false
+		j.wanted, j.renderer, j.fixed = l.applied, l.accepted.renderer, l.accepted
+		j.causes = l.causes.take(whyPartly)
 	default:
 		l.review()
 		j.state, j.causes, l.causes = l.visible(), l.causes, causes{}
@@ -132,6 +137,10 @@ func (l *loop) startApply(now time.Time) {
 func (l *loop) start(j job, work func(*Supervisor, context.Context, *outcome), report func(outcome)) {
 	running := l.identity
 	l.applying = true
+	if l.reaping {
+		l.cancelReap()
+		j.reaped = l.reaped
+	}
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.cancelApply = cancel
 	l.task(func(context.Context) func() {
@@ -164,6 +173,9 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 	if out.method == model.Runtime { // an earlier attempt of this apply was refused
 		out.method = model.Reload
 	}
+	if out.partly { // and had begun to change the worker, so that what it has is no text of ours
+		out.foreign, out.why = true, whyPartly
+	}
 	if out.method == model.Reload && !out.foreign && !out.askFirst && out.inForce.revision == next.revision {
 		out.next = next.loadedAs(out.inForce.loaded, out.inForce.names)
 		return
@@ -182,6 +194,11 @@ func (s *Supervisor) put(ctx context.Context, out *outcome, next *accepted) {
 		return
 	}
 	if out.method == model.Runtime && !out.askFirst && s.atRuntime(ctx, out, next) {
+		if out.partly {
+			s.writing.Lock()
+			defer s.writing.Unlock()
+			s.noteDoubt(out)
+		}
 		return // the files follow
 	}
 	s.writing.Lock()
@@ -218,7 +235,6 @@ func (s *Supervisor) atRuntime(ctx context.Context, out *outcome, next *accepted
 	out.partly = true
 	if held := s.silence(ctx, out, err); held != nil {
 		out.err = held
-		s.noteDoubt(out)
 		return true
 	}
 	out.method = model.Reload
@@ -367,12 +383,16 @@ func (s *Supervisor) startAgain(ctx context.Context, out *outcome) {
 	if s.o.Gone() != "" {
 		out.err = s.o.Rebuild() // without its folders nothing starts
 	}
-	if out.err = errors.Join(out.err, s.restore(out.inForce)); out.err != nil {
+	next, err := s.startable(ctx, out)
+	if out.err = errors.Join(out.err, err); out.err != nil {
 		return
 	}
+	if next != out.inForce {
+		out.wanted = next.state.Revision
+	}
 	out.loading = true
-	if out.err = s.start(ctx, out, out.inForce); out.err == nil {
-		out.next, out.again, out.files = out.inForce.loadedAs(out.inForce.revision, nil), true, true
+	if out.err = s.start(ctx, out, next); out.err == nil {
+		out.next, out.again, out.files = next.loadedAs(next.revision, nil), true, true
 		out.noted = s.note(out.next, out.running(), out.began)
 	}
 }

@@ -108,6 +108,13 @@ func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, e
 	if len(out.leaving) == 0 {
 		return out.plan.Steps, nil
 	}
+	if out.reaped != nil { // else a server could be deleted between two steps
+		select {
+		case <-out.reaped:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	ids := map[string]serverName{}
 	for name, l := range out.leaving {
 		if id := idOf(l.step); id != "" {
@@ -121,10 +128,7 @@ func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, e
 		}
 		name := serverName{step.Backend, step.Server}
 		was, known := out.leaving[name]
-		if known && was.step.Address == step.Address && slices.Equal(was.step.Options, step.Options) {
-			steps[i].Kind = plan.Return
-			continue
-		}
+		same := known && was.step.Address == step.Address && slices.Equal(was.step.Options, step.Options)
 		if other, taken := ids[step.Backend+" "+idOf(step)]; taken {
 			name, known = other, true
 		}
@@ -134,6 +138,8 @@ func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, e
 		switch gone, err := s.o.Runtime.DelServer(ctx, out.job.worker, name.backend, name.server); {
 		case err != nil:
 			return nil, err
+		case !gone && same:
+			steps[i].Kind = plan.Return
 		case !gone:
 			return nil, fmt.Errorf("server %s/%s cannot be added while %s still has connections", step.Backend, step.Server, name.server)
 		}
@@ -231,7 +237,7 @@ func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[s
 }
 
 // disagreement names a server that a worker does not have as its text says, "" where there is none: who changed it at run time was killed
-// before the files followed. Rows is nil where the worker did not answer, and then nothing is known.
+// before the files followed. Maintenance is none: it is a person's, or of a server that is wanted no more. Rows is nil where the worker did not answer, and then nothing is known.
 func disagreement(text conf.Text, rows []runtime.ServerState) string {
 	if rows == nil {
 		return ""
@@ -251,10 +257,8 @@ func disagreement(text conf.Text, rows []runtime.ServerState) string {
 				return fmt.Sprintf("%s/%s is not there", m.Backend, m.Name)
 			case r.Addr.IsValid() && netip.AddrPortFrom(r.Addr.Addr().Unmap(), r.Addr.Port()) != netip.AddrPortFrom(m.Addr.Addr().Unmap(), m.Addr.Port()):
 				return fmt.Sprintf("%s/%s is at %s", m.Backend, m.Name, r.Addr)
-			case r.Weight != m.Weight:
+			case r.Weight != m.Weight && !slices.Contains(m.Options, "agent-check"): // whose agent sets it
 				return fmt.Sprintf("%s/%s has weight %d", m.Backend, m.Name, r.Weight)
-			case r.Forced && !slices.Contains(m.Options, "disabled"):
-				return fmt.Sprintf("%s/%s is in maintenance", m.Backend, m.Name)
 			}
 		}
 	}
@@ -299,10 +303,18 @@ func (l *loop) reap(now time.Time) {
 			break
 		}
 	}
+	reaped := make(chan struct{})
+	round, cancel := context.WithCancel(l.ctx)
+	l.reaped, l.cancelReap = reaped, cancel
 	l.task(func(ctx context.Context) func() {
+		defer close(reaped)
+		defer cancel()
 		var gone, overdue []serverName
 		var failed error
 		for name, v := range due {
+			if round.Err() != nil { // an apply waits
+				break
+			}
 			if limit > 0 && now.Sub(v.since) >= limit {
 				cut, err := runtime.ShutdownSessions(name.backend, name.server)
 				if err == nil {

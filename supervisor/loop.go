@@ -59,8 +59,11 @@ type loop struct {
 	cutAt                 time.Time // when the first of them has to be gone; zero: none has
 	made                  int       // changes at run time; what was observed before the last one is out of date
 	reaping               bool      // a task deletes servers that left
-	foreign               bool      // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
+	cancelReap            context.CancelFunc
+	reaped                <-chan struct{} // closed at its end
+	foreign               bool            // what HAProxy has loaded may be anything: ours has to be loaded again, changed or not
 	foreignWhy            string
+	revert                bool // what is wanted was refused after the worker had begun to take it: what was in force is loaded
 	applying              bool
 	cancelApply           context.CancelFunc // ends the apply that runs; what it had not touched stays
 	save                  saving
@@ -312,6 +315,7 @@ func (l *loop) stopNow() {
 // stop ends HAProxy; the loop ends with the report.
 func (l *loop) stop(hard context.Context) {
 	l.stopping = true
+	l.save.stop()
 	o, ran := l.s.o, l.running
 	l.task(func(ctx context.Context) func() {
 		limit, cancel := context.WithCancel(ctx)

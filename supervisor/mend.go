@@ -49,6 +49,9 @@ type kept struct {
 
 // keeps lists the files that HAProxy reads of a configuration, by path.
 func (f Files) keeps(a *accepted) []kept {
+	if a == nil || len(a.bundle.Main) == 0 {
+		return nil
+	}
 	out := []kept{{f.Config, f.Text(a.bundle), 0o640}}
 	if !f.Single {
 		out = append(out, kept{f.Own(), ownText(a.revision), 0o640})
@@ -141,7 +144,7 @@ func (s *Supervisor) mend(inForce *accepted, frozen *model.Freeze, stamps map[st
 		m.rebuilt = true
 		s.keepState(lastState, inForce.text)
 	}
-	for _, k := range s.o.Files.keeps(s.disk) {
+	for _, k := range s.o.Files.keeps(s.disk) { // none where nothing is known of it
 		now, what, err := k.mend(stamps[k.path])
 		m.stamps[k.path] = now
 		switch {

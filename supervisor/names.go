@@ -205,14 +205,10 @@ func (v *served) every(s model.Server) []netip.AddrPort {
 	if v == nil {
 		return nil
 	}
-	var out []netip.AddrPort
-	for key, at := range v.names {
-		if key.Service == s.Service && at.Port() == s.Port && key.Name == s.At(at).Name {
-			out = append(out, at)
-		}
-	}
+	out := slices.Clone(v.each[model.ServerKey{Service: s.Service, Name: strings.TrimPrefix(s.Name, "*")}])
+	out = slices.DeleteFunc(out, func(at netip.AddrPort) bool { return at.Port() != s.Port })
 	slices.SortFunc(out, netip.AddrPort.Compare)
-	return out
+	return slices.Compact(out)
 }
 
 // byRow finds the members behind the servers of a text that come from names: more than one, where names share an address.

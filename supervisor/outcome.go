@@ -12,6 +12,7 @@ import (
 func (l *loop) done(out outcome) {
 	now := time.Now()
 	if out.held {
+		l.doubt(out)
 		l.again(now, out)
 		l.waits = true
 		if death := l.death; death != nil {
@@ -186,6 +187,11 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 		return
 	}
 	l.refused = problem
+	if l.foreign && out.final && out.fixed == nil {
+		l.revert = true
+		l.dirty(now)
+		return
+	}
 	switch {
 	case !l.dirtySince.IsZero(): // something newer has come, and is tried at its own time
 	case !out.final:
@@ -194,10 +200,13 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	}
 }
 
+// whyPartly is why the worker's servers are not those of a text.
+const whyPartly = "a change at run time is not complete"
+
 // doubt notes that what the worker has is no text of ours, because a change at run time was begun and did not end well.
 func (l *loop) doubt(out outcome) bool {
 	if out.partly {
-		l.foreign, l.foreignWhy = true, "a change at run time is not complete"
+		l.foreign, l.foreignWhy = true, whyPartly
 		l.changedAtRuntime(out, time.Now()) // what was to go may be in maintenance
 	}
 	return out.partly

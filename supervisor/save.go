@@ -15,6 +15,7 @@ import (
 const (
 	saveQuiet = 50 * time.Millisecond
 	saveMost  = 500 * time.Millisecond
+	saveLate  = 10 * time.Second // from then on it is told
 )
 
 // saving is how the files follow a change at run time. HAProxy checks each step of such a change itself and says so; what haproxy -c
@@ -28,6 +29,7 @@ type saving struct {
 	failed       string // why they are not right, for people; "" they are, or will be in a moment
 	refused      bool   // haproxy -c refused the text in force: the next apply asks first
 	loggedFailed bool
+	told         bool // that it takes long
 }
 
 // behind notes that the files do not hold what is in force.
@@ -72,7 +74,7 @@ func (l *loop) saveAt() time.Time {
 
 // startSave writes the files in a task.
 func (l *loop) startSave() {
-	s, a, id := l.s, l.accepted, l.identity
+	s, a, id, written := l.s, l.accepted, l.identity, l.s.written.Load()
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.save.running, l.save.cancel = true, cancel
 	l.save.number++
@@ -80,7 +82,7 @@ func (l *loop) startSave() {
 	l.task(func(context.Context) func() {
 		defer cancel()
 		began := time.Now()
-		warnings, err := s.saveFiles(ctx, a, id, began)
+		warnings, err := s.saveFiles(ctx, a, id, began, written)
 		return func() {
 			l.save.running = false
 			if l.save.number == number {
@@ -90,12 +92,12 @@ func (l *loop) startSave() {
 	})
 }
 
-// saveFiles makes the files those of what is in force.
-func (s *Supervisor) saveFiles(ctx context.Context, a *accepted, id process.Identity, at time.Time) (warnings string, err error) {
+// saveFiles makes the files those of what is in force, unless somebody else has replaced them since; then it is canceled.
+func (s *Supervisor) saveFiles(ctx context.Context, a *accepted, id process.Identity, at time.Time, written uint64) (warnings string, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if err := ctx.Err(); err != nil {
-		return "", err
+	if ctx.Err() != nil || s.written.Load() != written {
+		return "", context.Canceled
 	}
 	if warnings, err = s.vet(ctx, a); err != nil {
 		return warnings, err
@@ -118,8 +120,29 @@ func (s *Supervisor) commit(next *accepted) error {
 		return errors.Join(err, s.restore(s.disk))
 	}
 	s.disk = next
+	s.written.Add(1)
 	s.o.Files.at("committed")
 	return nil
+}
+
+// startable makes the files those of what was in force when HAProxy died, and gives what they hold then: where they lagged behind and
+// haproxy -c does not accept what it has taken at run time, that is what it had accepted before. s.writing is held.
+func (s *Supervisor) startable(ctx context.Context, out *outcome) (*accepted, error) {
+	a := out.inForce
+	if s.disk == nil || s.disk.revision == a.revision || len(a.bundle.Main) == 0 {
+		return a, s.restore(a)
+	}
+	err := errors.New("haproxy -c refused it")
+	if !out.askFirst {
+		if out.warnings, err = s.vet(ctx, a); err == nil {
+			err = s.commit(a)
+		}
+	}
+	if err == nil {
+		return a, nil
+	}
+	s.o.Log.Warn("haproxy is started on the text before its last changes at run time", "error", err)
+	return s.disk, s.restore(s.disk)
 }
 
 // restore makes the files hold this configuration again, or nothing else where it is nil; s.writing is held.
@@ -128,6 +151,7 @@ func (s *Supervisor) restore(a *accepted) error {
 		return nil
 	}
 	s.disk = a
+	s.written.Add(1)
 	return s.o.Files.restore(a.bundle, a.revision)
 }
 
@@ -176,12 +200,16 @@ func (l *loop) notedFreeze(err error) {
 
 // saveProblem is what people are told while the files lag behind.
 func (l *loop) saveProblem() (model.Problem, bool) {
-	if l.save.failed == "" {
+	why := l.save.failed
+	if why == "" && !l.save.since.IsZero() && time.Since(l.save.since) >= saveLate {
+		why = "the disk does not answer"
+	}
+	if why == "" {
 		return model.Problem{}, false
 	}
 	return model.Problem{
 		Kind: model.Unavailable, Owner: model.Owner{Source: "configuration", Name: l.s.o.Files.Config},
-		Reason: fmt.Sprintf("changed at run time, and the files do not hold it: %s", l.save.failed),
+		Reason: fmt.Sprintf("changed at run time, and the files do not hold it: %s", why),
 		Mend:   "fnlb goes on trying; until then HAProxy would start with what was before",
 	}, true
 }

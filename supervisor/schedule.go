@@ -57,6 +57,9 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 	if at := l.saveAt(); !at.IsZero() && !now.Before(at) {
 		l.startSave()
 	}
+	if v := &l.save; !v.told && !v.since.IsZero() && now.Sub(v.since) >= saveLate {
+		v.told, l.changed = true, true
+	}
 	if !l.stopAt.IsZero() && !l.stopping && !now.Before(l.stopAt) {
 		switch {
 		case !l.busy(), !l.applying && now.Sub(l.stopAt) > applyGrace: // who looks at files must not write them after the end
@@ -116,6 +119,9 @@ func (l *loop) next(now time.Time) time.Time {
 			}
 		}
 		sooner(latest(now, due))
+	}
+	if !l.save.since.IsZero() && !l.save.told {
+		sooner(l.save.since.Add(saveLate))
 	}
 	if l.changed {
 		sooner(latest(l.publishAt, now))

@@ -92,7 +92,9 @@ func number(words []string, key string, n int) int {
 		if words[i] != key {
 			continue
 		}
-		if v, err := strconv.ParseUint(words[i+1], 10, 31); err == nil {
+		digits := strings.TrimPrefix(words[i+1], "+") // HAProxy reads as many digits as there are
+		digits = digits[:len(digits)-len(strings.TrimLeft(digits, "0123456789"))]
+		if v, err := strconv.ParseUint(digits, 10, 31); err == nil {
 			n = int(v)
 		}
 		i++

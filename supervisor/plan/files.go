@@ -38,8 +38,29 @@ const (
 	otherwise
 )
 
-// uses looks for a file of the bundle in the text: every path at which it stands, in the order of the text, and what for.
-func uses(t conf.Text, name string) (paths []string, as use) {
+// mention is a word of a text in which a path may stand.
+type mention struct {
+	word string
+	crt  bool // it is the certificate of a listener
+}
+
+// mentions lists the words with a path, in the order of the text.
+func mentions(t conf.Text) []mention {
+	var out []mention
+	for _, s := range t.Sections {
+		for _, l := range s.Lines {
+			for i, w := range l.Words {
+				if strings.IndexByte(w, '/') >= 0 {
+					out = append(out, mention{w, l.Words[0] == "bind" && l.Words[max(i, 1)-1] == "crt"})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// uses looks for a file of the bundle among the words of a text: every path at which it stands, in their order, and what for.
+func uses(words []mention, name string) (paths []string, as use) {
 	note := func(path string, u use) {
 		if !slices.Contains(paths, path) {
 			paths = append(paths, path)
@@ -49,21 +70,18 @@ func uses(t conf.Text, name string) (paths []string, as use) {
 		}
 		as = u
 	}
-	for _, s := range t.Sections {
-		for _, l := range s.Lines {
-			for i, w := range l.Words {
-				if !strings.Contains(w, "/"+name) {
-					continue
-				}
-				switch found := mapFetch.FindAllStringSubmatch(w, -1); {
-				case strings.HasSuffix(w, "/"+name) && l.Words[0] == "bind" && l.Words[i-1] == "crt":
-					note(w, asCert)
-				case len(found) == 1 && strings.HasSuffix(found[0][1], "/"+name) && strings.Count(w, "/"+name) == 1:
-					note(found[0][1], asMap)
-				default:
-					note(w, otherwise)
-				}
-			}
+	name = "/" + name
+	for _, m := range words {
+		if !strings.Contains(m.word, name) {
+			continue
+		}
+		switch found := mapFetch.FindAllStringSubmatch(m.word, -1); {
+		case m.crt && strings.HasSuffix(m.word, name):
+			note(m.word, asCert)
+		case len(found) == 1 && strings.HasSuffix(found[0][1], name) && strings.Count(m.word, name) == 1:
+			note(found[0][1], asMap)
+		default:
+			note(m.word, otherwise)
 		}
 	}
 	return paths, as
@@ -150,13 +168,14 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 	}
 	var certs, entries, reload []string
 	done := map[string]bool{}
+	before, after := mentions(was.Text), mentions(now.Text)
 	for _, name := range slices.Sorted(maps.Keys(now.Files)) {
 		f := now.Files[name]
 		o, had := was.Files[name]
 		if had && bytes.Equal(o.Data, f.Data) {
 			continue
 		}
-		found, as := uses(now.Text, name)
+		found, as := uses(after, name)
 		for _, path := range found {
 			_, replaces := paths[path]
 			switch {
@@ -181,7 +200,7 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 		if _, still := now.Files[name]; still {
 			continue
 		}
-		if found, as := uses(was.Text, name); as != asCert || slices.ContainsFunc(found, func(path string) bool { return !gone[path] }) {
+		if found, as := uses(before, name); as != asCert || slices.ContainsFunc(found, func(path string) bool { return !gone[path] }) {
 			reload = append(reload, "-"+name)
 		}
 	}

@@ -18,6 +18,7 @@ const (
 	ServerRemoved Cause = "server-removed" // told beside other causes
 	ServerChanged Cause = "server-changed"
 	ServerOption  Cause = "server-option" // a word that `add server` does not take, or means something else there
+	ServerNamed   Cause = "server-named"  // a server that goes is named elsewhere in the text, so that haproxy -c has to be asked first
 	ServerOrder   Cause = "server-order"  // balance first goes by the order of the lines
 	NotDynamic    Cause = "not-dynamic"   // the backend's algorithm takes no servers at run time
 	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
@@ -124,7 +125,11 @@ func (p *Plan) compare(was, now conf.Text) {
 	about := servers(was, now)
 	moved := listeners(was, now)
 	p.add(moved)
-	if !slices.Equal(rest(was), rest(now)) || moved.Cause == "" && len(about) == 0 && len(p.Changes) == 0 {
+	same := slices.Equal(rest(was), rest(now))
+	if same && moved.Cause == "" && !slices.Equal(bindLines(was), bindLines(now)) { // the same addresses, with the options of others
+		p.add(reason(Listeners, diff(bindLines(was), bindLines(now), "")))
+	}
+	if !same || moved.Cause == "" && len(about) == 0 && len(p.Changes) == 0 {
 		p.add(Reason{Cause: Settings})
 	}
 	p.Changes = append(about, p.Changes...)
@@ -189,6 +194,19 @@ func binds(t conf.Text) []string {
 	var out []string
 	for _, b := range t.Binds() {
 		out = append(out, b.Section+" "+b.Raw)
+	}
+	return out
+}
+
+// bindLines are the whole lines in their order.
+func bindLines(t conf.Text) []string {
+	var out []string
+	for _, s := range t.Sections {
+		for _, l := range s.Lines {
+			if l.Words[0] == "bind" {
+				out = append(out, s.Name+" "+strings.Join(l.Words[1:], " "))
+			}
+		}
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
 )
@@ -100,10 +101,21 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 			refuse(ServerOrder, next.Name)
 		}
 	}
+	if names := named(now, removals); len(names) > 0 {
+		why = append(why, Reason{Cause: ServerNamed, About: names})
+	}
 	if len(why) > 0 {
 		return nil, why
 	}
-	// A removal that frees an address comes before the addition that takes it; otherwise capacity must not dip.
+	// What frees an address comes before what takes it; otherwise capacity must not dip.
+	var moves []Step
+	for _, s := range changes {
+		if s.Kind == Move {
+			moves = append(moves, s)
+			wanted = append(wanted, netip.MustParseAddrPort(s.Address))
+		}
+	}
+	changes = slices.DeleteFunc(changes, func(s Step) bool { return s.Kind == Move })
 	var taken []int
 	for _, addr := range wanted {
 		taken = append(taken, freed[addr]...)
@@ -116,7 +128,44 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 			last = append(last, r)
 		}
 	}
-	return slices.Concat(first, additions, changes, last), nil
+	return slices.Concat(first, moves, additions, changes, last), nil
+}
+
+// named lists servers that are to go and that other lines name, as use-server, track and fetches like srv_is_up do: whether the text is
+// good without them HAProxy has to say.
+func named(t conf.Text, gone []Step) []string {
+	if len(gone) == 0 {
+		return nil
+	}
+	used := map[string]bool{} // BACKEND/SERVER
+	var expressions []string  // in which such a name may stand
+	for _, s := range t.Sections {
+		for _, l := range s.Lines {
+			from := 1
+			if s.Members(l) {
+				from = min(3, len(l.Words))
+			}
+			for i, w := range l.Words[from:] {
+				switch {
+				case i == 0 && l.Words[0] == "use-server":
+					used[s.Name+"/"+w] = true
+				case l.Words[from+i-1] == "track":
+					used[s.Name+"/"+w] = true
+					used[w] = true
+				case strings.ContainsRune(w, '('):
+					expressions = append(expressions, w)
+				}
+			}
+		}
+	}
+	all := strings.Join(expressions, " ")
+	var out []string
+	for _, g := range gone {
+		if name := g.Backend + "/" + g.Server; used[name] || all != "" && (strings.Contains(all, name+")") || strings.Contains(all, "("+g.Server+")")) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // renumbered names a server that stays and whose automatic id, its place on the ring, is another one in the new text; "" there is none.
@@ -202,9 +251,12 @@ func alter(o, m conf.Member) ([]Step, bool) {
 		out = append(out, Step{Kind: Move, Backend: m.Backend, Server: m.Name, Address: m.Addr.String(), Checked: checked})
 	}
 	for kind, name := range map[Kind]string{Weight: "weight", MaxConn: "maxconn"} {
-		value, automatic := now[name]
+		value, given := now[name]
+		if strings.Trim(value, "0123456789") != "" { // HAProxy reads 50% as 50 in a text, and as a half at run time
+			return nil, false
+		}
 		if value != was[name] {
-			if !automatic {
+			if !given {
 				value = map[Kind]string{Weight: "1", MaxConn: "0"}[kind]
 			}
 			out = append(out, Step{Kind: kind, Backend: m.Backend, Server: m.Name, Value: value})
