@@ -103,7 +103,7 @@ func (s *Supervisor) change(ctx context.Context, out *outcome) error {
 }
 
 // makeRoom looks after servers that are to be added while one of their name or id is still leaving: the same server only has to be
-// ready again, another one has to be gone first.
+// ready again, with its new weight; another one has to be gone first.
 func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, error) {
 	if len(out.leaving) == 0 {
 		return out.plan.Steps, nil
@@ -121,14 +121,33 @@ func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, e
 			ids[name.backend+" "+id] = name
 		}
 	}
-	steps := slices.Clone(out.plan.Steps)
-	for i, step := range steps {
+	steps := make([]plan.Step, 0, len(out.plan.Steps))
+	for _, step := range out.plan.Steps {
 		if step.Kind != plan.Add {
+			steps = append(steps, step)
 			continue
 		}
 		name := serverName{step.Backend, step.Server}
 		was, known := out.leaving[name]
-		same := known && was.step.Address == step.Address && slices.Equal(was.step.Options, step.Options)
+		if known && was.step.Address == step.Address {
+			had, before := apart(was.step.Options)
+			has, now := apart(step.Options)
+			if slices.Equal(had, has) {
+				gone, err := s.o.Runtime.DelServer(ctx, out.job.worker, name.backend, name.server) // perhaps just now
+				if err != nil {
+					return nil, err
+				}
+				if !gone {
+					if before != now {
+						steps = append(steps, plan.Step{Kind: plan.Weight, Backend: step.Backend, Server: step.Server, Value: now})
+					}
+					step.Kind = plan.Return
+				}
+				steps = append(steps, step)
+				continue
+			}
+		}
+		steps = append(steps, step)
 		if other, taken := ids[step.Backend+" "+idOf(step)]; taken {
 			name, known = other, true
 		}
@@ -138,13 +157,20 @@ func (s *Supervisor) makeRoom(ctx context.Context, out *outcome) ([]plan.Step, e
 		switch gone, err := s.o.Runtime.DelServer(ctx, out.job.worker, name.backend, name.server); {
 		case err != nil:
 			return nil, err
-		case !gone && same:
-			steps[i].Kind = plan.Return
 		case !gone:
 			return nil, fmt.Errorf("server %s/%s cannot be added while %s still has connections", step.Backend, step.Server, name.server)
 		}
 	}
 	return steps, nil
+}
+
+// apart takes the weight out of the options of a server; it is 1 where none stands there.
+func apart(options []string) (others []string, weight string) {
+	i := slices.Index(options, "weight")
+	if i < 0 || i+1 >= len(options) {
+		return options, "1"
+	}
+	return slices.Concat(options[:i], options[i+2:]), options[i+1]
 }
 
 func idOf(s plan.Step) string {

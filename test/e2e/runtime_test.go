@@ -109,6 +109,31 @@ func TestLeftAndBack(t *testing.T) {
 	})
 }
 
+// TestBackWithAnotherWeight: a node that cannot be deleted yet comes back with another weight, which takes no reload.
+func TestBackWithAnotherWeight(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		n := three(t)
+		b := Start(t, h, "--nodes", list(n...))
+		b.WaitOnline(n...)
+		b.WaitApplied()
+		b.wish(n[2], `"weight":7`)
+		b.WaitApplied()
+		stuck := occupy(t, b, n[2])
+		for _, weight := range []int{1, 9, 1} {
+			b.Delete(n[2].Addr)
+			b.WaitOnline(n[:2]...)
+			b.WaitApplied()
+			b.wish(n[2], fmt.Sprintf(`"weight":%d`, weight))
+			b.WaitOnline(n...)
+			b.waitConverged(filepath.Join(b.Dir, "private", "master.sock"), wanted{n[0].Addr: 1, n[1].Addr: 1, n[2].Addr: weight})
+		}
+		stuck.finish()
+		if b.reloads() != 0 {
+			t.Errorf("%d reloads: %+v", b.reloads(), b.changes())
+		}
+	})
+}
+
 // TestLeftBehind: a node that could not be deleted yet when fnlb was killed is deleted by the next one, and may come back before.
 func TestLeftBehind(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
