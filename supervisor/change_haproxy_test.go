@@ -6,7 +6,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,11 +76,20 @@ func randomText(shape, r *rand.Rand, front, port int, hashKey bool) string {
 
 // TestStepsAgainstHAProxy: whatever the plan takes at run time leaves a worker that cannot be told from one that was started on the new
 // text: the same servers, addresses, weights, checks, and the same server for each of 500 paths.
+//
+// FNLB_SEEDS is the number of seeds.
 func TestStepsAgainstHAProxy(t *testing.T) {
+	seeds := uint64(6)
+	if text := os.Getenv("FNLB_SEEDS"); text != "" {
+		var err error
+		if seeds, err = strconv.ParseUint(text, 10, 32); err != nil {
+			t.Fatal(err)
+		}
+	}
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		t.Parallel()
 		port := everywhere(t)
-		for seed := range uint64(6) {
+		for seed := range seeds {
 			fronts := haproxytest.FreePorts(t, 2)
 			shape := func() *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 			r := rand.New(rand.NewPCG(seed, 2))
