@@ -54,6 +54,7 @@ func (b *bed) adopt() Identity {
 // TestAdopt: a HAProxy that is no child is found, its end is seen, and it is stopped as a child is.
 func TestAdopt(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		t.Run("killed", func(t *testing.T) {
 			b := newBed(t, h, "", teapot)
 			was := b.orphan()
@@ -135,6 +136,7 @@ func TestAdopt(t *testing.T) {
 // TestAdoptRefuses: a HAProxy of other arguments, and what is none of ours, is never signalled; nor is another started beside one.
 func TestAdoptRefuses(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		if id, err := b.c.Adopt(); id != nil || err != nil {
 			t.Fatalf("%v, %v without any", id, err)
@@ -171,6 +173,7 @@ func TestAdoptRefuses(t *testing.T) {
 // TestStrandedWorker: a worker that was stopped outlives master and fnlb, and would go on sharing the port; a start ends it.
 func TestStrandedWorker(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		was := b.orphan()
 		b.signal(was.Worker, syscall.SIGSTOP)
@@ -192,6 +195,7 @@ func TestStrandedWorker(t *testing.T) {
 // knows which one serves.
 func TestSupersede(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		s := newSlow(t)
 		b := newBed(t, h, "", s.backend())
 		was := b.orphan()

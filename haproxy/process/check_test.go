@@ -25,6 +25,7 @@ func file(t *testing.T, text string, mode os.FileMode) string {
 
 func TestCheck(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		c := Checker{Binary: h.Path}
 		good := "defaults\n  mode http\n  timeout client 1s\n  timeout server 1s\n  timeout connect 1s\nfrontend f\n  bind 127.0.0.1:1\n"
 		if warnings, err := c.Check(t.Context(), file(t, good, 0o600)); err != nil || warnings != "" {
@@ -83,6 +84,7 @@ func TestCheckBounded(t *testing.T) {
 
 func TestReadAbilities(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		a, err := ReadAbilities(t.Context(), h.Path)
 		if err != nil || fmt.Sprintf("%d.%d", a.Major, a.Minor) != h.Version || !strings.HasPrefix(a.Version, h.Version) || !a.Prometheus || !a.OpenSSL {
 			t.Errorf("%+v, %v", a, err)

@@ -65,6 +65,7 @@ func (s *slow) backend() string { return "  default_backend b\nbackend b\n  serv
 // TestStartTwice: a second Start harms nothing.
 func TestStartTwice(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		if _, err := b.c.Start(t.Context(), "r1"); err == nil || !strings.Contains(err.Error(), fmt.Sprint(id.Master)) {
@@ -80,6 +81,7 @@ func TestStartTwice(t *testing.T) {
 // has gone.
 func TestStoppedOrphan(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		b.signal(id.Worker, syscall.SIGSTOP)
@@ -112,6 +114,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		}
 	})
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		b.signal(id.Worker, syscall.SIGSTOP) // so that it is an orphan for long enough
@@ -126,6 +129,7 @@ func TestOrphansAreReaped(t *testing.T) {
 // TestStopOfFrozen: without a limit in time, a HAProxy that somebody has stopped still finishes what runs, and ends.
 func TestStopOfFrozen(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		s := newSlow(t)
 		b := newBed(t, h, "", s.backend())
 		id := b.start()
@@ -149,6 +153,7 @@ func TestStopOfFrozen(t *testing.T) {
 // TestStopAfterFork: a worker that was forked just now may miss its master's signal.
 func TestStopAfterFork(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		b.c.look = 100 * time.Millisecond
 		for range 4 {
@@ -183,6 +188,7 @@ func (b *bed) loads() int {
 // TestPatientDrain: however often a drain is looked at, a running request is not cut.
 func TestPatientDrain(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		s := newSlow(t)
 		b := newBed(t, h, "", s.backend())
 		b.c.look = 5 * time.Millisecond
@@ -205,6 +211,7 @@ func TestPatientDrain(t *testing.T) {
 // TestDrainWithOldWorker: a stop waits for the requests of former configurations too, and leaves nothing in the folder.
 func TestDrainWithOldWorker(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		s := newSlow(t)
 		b := newBed(t, h, "", s.backend())
 		old := b.start()
@@ -250,6 +257,7 @@ func TestDrainWithOldWorker(t *testing.T) {
 // TestWordsOfTheEnd: what HAProxy said of a reload that it refused is not why it ended later.
 func TestWordsOfTheEnd(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		b.start()
 		b.write("own.cfg", "global\n  bogus 1\n")
@@ -277,6 +285,7 @@ func TestWordsOfTheEnd(t *testing.T) {
 // TestAccessLog: HAProxy writes to descriptor 3, whatever was reloaded since.
 func TestAccessLog(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "  log fd@3 format raw local0", "  log global\n  option httplog\n"+teapot)
 		log, err := os.Create(filepath.Join(b.dir, "access"))
 		if err != nil {
@@ -314,6 +323,7 @@ func TestAccessLog(t *testing.T) {
 // TestLimitOfFiles: HAProxy starts with 256 open files and sizes itself by them, though the hard limit was higher.
 func TestLimitOfFiles(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		cmd := exec.Command(os.Args[0], "-test.run=^$")
 		cmd.Env = append(os.Environ(), "PROCESS_TEST_CHILD=limited", "PROCESS_TEST_HAPROXY="+h.Path, "PROCESS_TEST_DIR="+b.dir)
@@ -596,6 +606,7 @@ func TestCheckCrash(t *testing.T) {
 // TestDeadWorkerFreesPort: when the end is told, the port is free for the next.
 func TestDeadWorkerFreesPort(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		for _, victim := range []func(Identity) int{func(id Identity) int { return id.Worker }, func(id Identity) int { return id.Master }} {
 			id := b.start()

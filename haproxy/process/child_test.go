@@ -126,6 +126,7 @@ func get(t *testing.T, addr string) string {
 // TestStartAndStop: `daemon` in the text does not take it away from us, the environment is empty, and the socket goes with it.
 func TestStartAndStop(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "  daemon", teapot)
 		id := b.start()
 		if got := get(t, b.addr); got != "tea" {
@@ -161,6 +162,7 @@ func TestStartAndStop(t *testing.T) {
 // TestDrain: a running request ends well; at the limit it is cut.
 func TestDrain(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		for _, limited := range []bool{false, true} {
 			arrived, release := make(chan struct{}), make(chan struct{})
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -207,6 +209,7 @@ func TestDrain(t *testing.T) {
 // TestKilled: whichever process is killed, the end is told with its cause, nothing listens on, and the next start is clean.
 func TestKilled(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		if err := syscall.Kill(id.Worker, syscall.SIGKILL); err != nil {
@@ -235,6 +238,7 @@ func TestKilled(t *testing.T) {
 // TestStartFails: HAProxy's own words come back, and nothing is left running.
 func TestStartFails(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		taken, err := net.Listen("tcp", b.addr)
 		if err != nil {
@@ -274,6 +278,7 @@ func TestStartFails(t *testing.T) {
 // TestFrozen: a master that is stopped still ends.
 func TestFrozen(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		if err := syscall.Kill(id.Master, syscall.SIGSTOP); err != nil {

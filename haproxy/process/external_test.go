@@ -35,6 +35,7 @@ func goneFrom(t *testing.T, e *External) string {
 // TestExternal: it is waited for, its end and its return are seen, and nothing of ours ends it.
 func TestExternal(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		e := b.outside(h.Path)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*externalLook)
@@ -128,6 +129,7 @@ func TestExternalUnseen(t *testing.T) {
 // TestExternalElsewhere: of a HAProxy in a network and with process numbers of its own, as in a container, nothing is tried here.
 func TestExternalElsewhere(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		cmd := exec.Command("unshare", append([]string{"--net", "--pid", "--fork", "--kill-child", h.Path}, b.c.args()...)...)
 		if err := cmd.Start(); err != nil {
@@ -161,6 +163,7 @@ func TestExternalCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		a, err := ReadAbilities(t.Context(), h.Path)
 		if err != nil {
 			t.Fatal(err)

@@ -210,6 +210,7 @@ func TestUnreadableProcesses(t *testing.T) {
 // TestReloadKeepsPorts: what CheckBinds says of a real HAProxy's new addresses is what its reload does.
 func TestReloadKeepsPorts(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		pids := []int{id.Master, id.Worker}

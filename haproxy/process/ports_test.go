@@ -45,7 +45,8 @@ func listenReuse(t *testing.T, addr string) int {
 }
 
 func TestCheckBinds(t *testing.T) {
-	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	// Not a port of the kernel's choice: somebody may have that one of 127.0.0.2, which has to be free here.
+	plain, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", haproxytest.FreePort(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +108,7 @@ func TestCheckBinds(t *testing.T) {
 // TestCheckBindsOfHAProxy: the sockets of a running HAProxy are its own, in whichever of its processes they are.
 func TestCheckBindsOfHAProxy(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		text, err := os.ReadFile(b.c.o.Files[0])

@@ -14,6 +14,7 @@ import (
 // TestSharing: another HAProxy on our port starts without a word; it is found and named, and forgotten when it has gone.
 func TestSharing(t *testing.T) {
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
 		b := newBed(t, h, "", teapot)
 		id := b.start()
 		text, err := os.ReadFile(filepath.Join(b.dir, "haproxy.cfg"))
