@@ -31,9 +31,13 @@ type fault struct {
 
 // faults are provoked in an order that the seed gives.
 var faults = []fault{
-	{name: "nodes come and go", cause: func(w *world) {
-		for range 1 + w.r.IntN(3) {
-			w.change()
+	{name: "nodes come and go, with weights and states", cause: func(w *world) {
+		for range 2 + w.r.IntN(4) {
+			if w.r.IntN(2) == 0 {
+				w.change()
+			} else {
+				w.ask()
+			}
 		}
 	}},
 	{name: "a new template", cause: func(w *world) {
@@ -150,15 +154,25 @@ func (w *world) restart() {
 	if w.last == nil {
 		return
 	}
-	var list map[string]string
+	var list struct {
+		Nodes []struct {
+			Node, State string
+			Weight      int
+		}
+	}
 	w.b.Eventually(func() string {
-		var err error
-		if list, err = w.b.Nodes(); err != nil {
+		if err := w.b.Get("/1/lb/nodes?full=1", &list); err != nil {
 			return err.Error()
 		}
 		return ""
 	})
-	_, w.in[w.last] = list[w.last.Addr]
+	w.in[w.last] = false
+	delete(w.wishes, w.last)
+	for _, row := range list.Nodes {
+		if row.Node == w.last.Addr {
+			w.in[w.last], w.wishes[w.last] = true, wish{row.Weight, row.State}
+		}
+	}
 }
 
 // brake orders a freeze and the like.

@@ -2,13 +2,14 @@ package chaos
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,12 +38,13 @@ type world struct {
 
 	nodes  []*e2e.Node // all that may be in the pool
 	in     map[*e2e.Node]bool
-	last   *e2e.Node // that was added or removed last
-	tmpl   string    // the template file
-	edits  int       // of the template so far
-	mark   int       // length of the log when the fault began
-	struck time.Time // when the fault began
-	cost   step      // of the fault so far
+	wishes map[*e2e.Node]wish // of those that are in the pool, and not as at first
+	last   *e2e.Node          // that was changed last
+	tmpl   string             // the template file
+	edits  int                // of the template so far
+	mark   int                // length of the log when the fault began
+	struck time.Time          // when the fault began
+	cost   step               // of the fault so far
 	master *runtime.Client
 	pid    int // of the master that was seen last
 }
@@ -53,7 +55,7 @@ const pooled = 3
 // prepare makes nodes and a template, and a balancer that is not started.
 func prepare(t *testing.T, h haproxytest.HAProxy, r *rand.Rand, dir string) *world {
 	t.Helper()
-	w := &world{t: t, h: h, r: r, in: map[*e2e.Node]bool{}, b: e2e.New(t, dir)}
+	w := &world{t: t, h: h, r: r, in: map[*e2e.Node]bool{}, wishes: map[*e2e.Node]wish{}, b: e2e.New(t, dir)}
 	w.tmpl = filepath.Join(e2e.TempDir(t), "haproxy.tmpl")
 	w.template("")
 	var fixed []string
@@ -176,14 +178,55 @@ func (w *world) changeBy(c *http.Client) {
 		w.t.Fatal(err)
 	}
 	w.in[n], w.last = !w.in[n], n
+	delete(w.wishes, n) // forgotten with the node
 }
 
-// wanted is the pool by address.
-func (w *world) wanted() map[string]bool {
-	want := map[string]bool{}
+// wish is what was asked for about a node.
+type wish struct {
+	weight int
+	state  string
+}
+
+// ask gives one of the nodes that come and go another weight or state, and adds it where it is not there.
+func (w *world) ask() {
+	w.t.Helper()
+	n := w.nodes[pooled+w.r.IntN(len(w.nodes)-pooled)]
+	x, ok := w.wishes[n]
+	if !ok {
+		x = wish{1, "ready"}
+	}
+	body := map[string]any{"node": n.Addr}
+	if w.r.IntN(2) == 0 {
+		x.weight = 1 + w.r.IntN(256)
+		body["weight"] = x.weight
+	} else {
+		x.state = []string{"drain", "ready", "maint"}[w.r.IntN(3)]
+		body["state"] = x.state
+	}
+	text, err := json.Marshal(body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if status, err := send(&client, w.b.Mgmt, http.MethodPut, "/1/lb/nodes", string(text)); err != nil || status != http.StatusOK {
+		w.t.Fatalf("%s: status %d %v", text, status, err)
+	}
+	w.in[n], w.wishes[n], w.last = true, x, n
+}
+
+// wanted are the weights of the pool by address, 0 where a node drains. One in maintenance is not there.
+func (w *world) wanted() map[string]int {
+	want := map[string]int{}
 	for n, in := range w.in {
-		if in {
-			want[n.Addr] = true
+		if !in {
+			continue
+		}
+		switch x, ok := w.wishes[n]; {
+		case !ok:
+			want[n.Addr] = 1
+		case x.state == "drain":
+			want[n.Addr] = 0
+		case x.state == "ready":
+			want[n.Addr] = x.weight
 		}
 	}
 	return want
@@ -214,14 +257,21 @@ func (w *world) drift() string {
 		return fmt.Sprintf("phase %s, wanted %d, applied %d, degraded %q", st.Phase, st.Wanted, st.Applied, st.Degraded)
 	}
 	want := w.wanted()
-	told := map[string]bool{}
+	told := map[string]model.Health{}
 	for _, s := range st.Servers {
-		if s.Health == model.Up {
-			told[s.Address] = true
+		if s.Health == model.Up || s.Health == model.Draining {
+			told[s.Address] = s.Health
 		}
 	}
-	if !maps.Equal(told, want) {
-		return fmt.Sprintf("fnlb says that %v are up, wanted are %v", keys(told), keys(want))
+	healths := map[string]model.Health{}
+	for addr, weight := range want {
+		healths[addr] = model.Up
+		if weight == 0 {
+			healths[addr] = model.Draining
+		}
+	}
+	if !maps.Equal(told, healths) {
+		return fmt.Sprintf("fnlb says %v, wanted are %v", told, want)
 	}
 	text, err := os.ReadFile(w.b.Config)
 	if err != nil {
@@ -231,19 +281,49 @@ func (w *world) drift() string {
 	if err != nil {
 		return err.Error()
 	}
-	file := map[string]bool{}
-	for _, s := range parsed.Servers() {
-		if s.Backend == "nodes" {
-			file[s.Addr.String()] = true
+	file := map[string]int{}
+	for _, p := range parsed.Pools() {
+		for _, m := range p.Members {
+			if p.Name == "nodes" {
+				file[m.Addr.String()] = m.Weight
+			}
 		}
 	}
 	if !maps.Equal(file, want) {
-		return fmt.Sprintf("the file has %v, wanted are %v", keys(file), keys(want))
+		return fmt.Sprintf("the file has %v, wanted are %v", file, want)
+	}
+	if why := w.driftOfKept(); why != "" {
+		return why
 	}
 	return w.driftOfWorker(st, text, want)
 }
 
-func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool) string {
+// driftOfKept compares what would be known after a kill of fnlb. Where the run directory's disk is slow, what is in force may be ahead of it.
+func (w *world) driftOfKept() string {
+	if w.dns != nil { // then its nodes are no calls
+		return ""
+	}
+	text, err := os.ReadFile(filepath.Join(w.b.Dir, "sources", "nodes.json"))
+	var file struct{ Snapshot model.Snapshot }
+	if err == nil {
+		err = json.Unmarshal(text, &file)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // it comes with the first call
+		return err.Error()
+	}
+	kept := map[string]bool{}
+	for _, o := range file.Snapshot.Offers {
+		kept[o.Owner.Name] = true
+	}
+	for _, n := range w.nodes[pooled:] {
+		if kept[n.Addr] != w.in[n] {
+			return fmt.Sprintf("%s is in the pool: %v, and kept are %v", n.Addr, w.in[n], kept)
+		}
+	}
+	return ""
+}
+
+func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]int) string {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 250*time.Millisecond) // it is asked again
 	defer cancel()
 	// The worker itself says what it has loaded.
@@ -266,19 +346,17 @@ func (w *world) driftOfWorker(st model.Status, text []byte, want map[string]bool
 	if err != nil {
 		return err.Error()
 	}
-	serves := map[string]bool{}
+	serves := map[string]int{}
 	for _, row := range rows {
 		if row.Backend == "nodes" && row.Up && !row.Maint {
-			serves[row.Addr.String()] = true
+			serves[row.Addr.String()] = row.Weight
 		}
 	}
 	if !maps.Equal(serves, want) {
-		return fmt.Sprintf("the worker serves %v, wanted are %v", keys(serves), keys(want))
+		return fmt.Sprintf("the worker serves %v, wanted are %v", serves, want)
 	}
 	return ""
 }
-
-func keys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
 
 // calm reports whether HAProxy has run for so long that its next death counts as the first: a second one soon after waits on purpose.
 func calm(st model.Status) bool { return time.Since(st.HAProxy.Started) > 6*time.Second }
