@@ -19,10 +19,11 @@ import (
 )
 
 // A Snapshot is written at once where none was for keepPause, and then no more often than that, nor so often that it takes more than
-// a tenth of the time.
+// a tenth of the time. What could not be written is tried again after keepRetry.
 const (
 	keepPause = 100 * time.Millisecond
 	keepShare = 10
+	keepRetry = time.Second
 )
 
 // Kept is a Source whose newest Snapshot is kept in a file, so that the next process that goes on with our HAProxy knows what only our
@@ -103,8 +104,13 @@ func (k Kept) write(from *keeper, ended <-chan struct{}) {
 		if last {
 			return
 		}
+		pause := max(keepPause, keepShare*time.Since(begin))
+		if err != nil {
+			from.again()
+			pause = max(keepRetry, pause)
+		}
 		select {
-		case <-time.After(max(keepPause, keepShare*time.Since(begin))):
+		case <-time.After(pause):
 		case <-ended:
 		}
 	}
@@ -140,6 +146,17 @@ func (k *keeper) Put(s model.Snapshot) {
 	select {
 	case k.wake <- struct{}{}:
 	default: // the writer has not looked yet, it will see this one
+	}
+}
+
+// again has the newest taken once more.
+func (k *keeper) again() {
+	k.mu.Lock()
+	k.fresh = true
+	k.mu.Unlock()
+	select {
+	case k.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -112,3 +112,49 @@ func TestKept(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptAgain: what could not be written is written when that is possible again, though nothing new is said.
+func TestKeptAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sources", "puts.json")
+	if err := os.WriteFile(filepath.Dir(file), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := make(lines, 10)
+	k := Kept{Source: puts{make(chan model.Snapshot)}, File: file, Mark: "m", Log: slog.New(slog.NewTextHandler(log, nil))}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx, nowhere{}) }()
+	k.Source.(puts).say <- snapshotOf(7)
+	log.wait(t, "not kept")
+	if err := os.Remove(filepath.Dir(file)); err != nil {
+		t.Fatal(err)
+	}
+	log.wait(t, "kept again")
+	if s, _, err := k.Read(); err != nil || s.Offers[0].Owner.Name != "7" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// lines gets what is logged.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+func (l lines) wait(t *testing.T, part string) {
+	t.Helper()
+	select {
+	case line := <-l:
+		if !strings.Contains(line, part) {
+			t.Fatalf("%q is in the log, wanted is %q", line, part)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatalf("%q does not come", part)
+	}
+}
