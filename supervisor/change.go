@@ -222,7 +222,7 @@ func (out *outcome) stateOf(raw []byte, next conf.Text) []byte {
 			for _, m := range p.Members {
 				w := m.Weight
 				if out.inForce.uncertain {
-					w = (w + 1) % (maxWeight + 1)
+					w = (w + 1) % (model.MaxWeight + 1)
 				}
 				weights[m.Backend+"/"+m.Name] = w
 			}
@@ -243,9 +243,6 @@ func (out *outcome) stateOf(raw []byte, next conf.Text) []byte {
 		return known[name]
 	})
 }
-
-// maxWeight is the largest weight of a server (configuration manual 5.2, "weight").
-const maxWeight = 256
 
 // leftBehind lists the servers of a worker that are in maintenance and that its text does not have: an earlier process took them out.
 func leftBehind(text conf.Text, rows []runtime.ServerState, now time.Time) map[serverName]leaving {

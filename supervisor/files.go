@@ -323,7 +323,7 @@ func (f Files) find(revision string, noted Noted) (b conf.Bundle, found, inPlace
 		text = f.rendered(text)
 		mentioned := maps.Clone(all)
 		maps.DeleteFunc(mentioned, func(name string, _ conf.File) bool {
-			return !bytes.Contains(text, []byte(filepath.Dir(filepath.Join(f.Dir, filepath.FromSlash(name)))))
+			return !mentions(text, filepath.Join(f.Dir, filepath.FromSlash(name)))
 		})
 		recorded := maps.Clone(all)
 		maps.DeleteFunc(recorded, func(name string, _ conf.File) bool { return !slices.Contains(noted.Files, name) })

@@ -21,15 +21,14 @@ const (
 // saving is how the files follow a change at run time. HAProxy checks each step of such a change itself and says so; what haproxy -c
 // adds can wait, and with it the disk, because HAProxy reads the files at its next start or reload alone.
 type saving struct {
-	since, last  time.Time // the first and the last change that they do not hold; zero: they are right
-	running      bool
-	cancel       context.CancelFunc
-	number       int // a report about an older one is dropped
-	retry        backoff
-	failed       string // why they are not right, for people; "" they are, or will be in a moment
-	refused      bool   // haproxy -c refused the text in force: the next apply asks first
-	loggedFailed bool
-	told         bool // that it takes long
+	since, last time.Time // the first and the last change that they do not hold; zero: they are right
+	running     bool
+	cancel      context.CancelFunc
+	number      int // a report about an older one is dropped
+	retry       backoff
+	failed      string // why they are not right, for people; "" they are, or will be in a moment
+	refused     bool   // haproxy -c refused the text in force: the next apply asks first
+	told        bool   // that it takes long
 }
 
 // behind notes that the files do not hold what is in force.
@@ -177,10 +176,10 @@ func (l *loop) wroteFiles(a *accepted, warnings string, err error, began time.Ti
 		return // who cancelled it writes them
 	}
 	now := time.Now()
+	first := v.failed == ""
 	v.failed, l.changed = printable(err.Error()), true
 	v.retry.at = now.Add(max(v.retry.next(now, time.Hour), time.Second))
-	if !v.loggedFailed {
-		v.loggedFailed = true
+	if first {
 		log.Error("changed at run time, and the files do not hold it yet: HAProxy would start with what was before", "error", err)
 	}
 	if refusedByHAProxy(err) {

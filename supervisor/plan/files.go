@@ -11,7 +11,8 @@ import (
 	"github.com/fnlb/fnlb/haproxy/conf"
 )
 
-// maxPayload bounds what can be given to a running worker in one piece, in bytes (HAProxy's buffer has 16 KiB).
+// maxPayload bounds what can be given to a running worker in one piece, in bytes (HAProxy's buffer has 16 KiB). It is runtime.MaxPayload, which a
+// pure package does not import; a change that is too large for the worker all the same is made good by a reload.
 const maxPayload = 12 << 10
 
 // Names says how the running worker calls files that the text in force calls otherwise: a certificate that was replaced at run time keeps
