@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 
 	"github.com/fnlb/fnlb/api/rest"
+	"github.com/fnlb/fnlb/assets"
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
@@ -26,16 +28,37 @@ type renderer struct {
 	template *templates.Template
 	globals  templates.Globals
 	files    map[string]conf.File
+	certs    *assets.Certificates // of labels; nil: nothing can name any
+	runDir   string
 	sum      [sha256.Size]byte // of the files that were read
 }
 
 // Render makes the supervisor's bundle.
 func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) {
-	b, err := r.template.Render(s, r.globals, a)
+	g, files := r.globals, r.files
+	if r.certs != nil {
+		g.Certs, files = maps.Clone(g.Certs), maps.Clone(files)
+		for _, route := range s.Routes {
+			file, pem, ok := r.certs.Content(route.Cert)
+			if !ok {
+				continue // it is the flags', or there is none
+			}
+			if g.Certs == nil {
+				g.Certs = map[string]string{}
+			}
+			if files == nil {
+				files = map[string]conf.File{}
+			}
+			name := path.Join(supervisor.Bundled, file)
+			g.Certs[route.Cert] = filepath.Join(r.runDir, filepath.FromSlash(name))
+			files[name] = conf.File{Data: pem, Secret: true}
+		}
+	}
+	b, err := r.template.Render(s, g, a)
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	b.Files = r.files
+	b.Files = files
 	return b, nil
 }
 
@@ -51,11 +74,11 @@ func (r noRenderer) Render(model.State, conf.Abilities) (conf.Bundle, error) {
 func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*renderer, error) {
 	dirs := dirsOf(s)
 	r := &renderer{
-		template: templates.Builtin(),
+		template: templates.Builtin(), runDir: s.RunDir,
 		globals: templates.Globals{
 			User: user.name, Group: user.group,
 			PidFile: files.PidFile(), SockFile: files.StatsSocket(),
-			StateFile: files.State(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			StateFile: files.State(), PeersSocket: dirs.peersSocket(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}
@@ -74,7 +97,7 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 		if err := r.certificate(s); err != nil {
 			return nil, err
 		}
-		fmt.Fprint(sum, r.globals.CertDir) // named by the content
+		fmt.Fprint(sum, r.globals.Certs) // named by the content
 	}
 	sum.Sum(r.sum[:0])
 	return r, nil
@@ -109,7 +132,7 @@ func (r *renderer) certificate(s *config.Settings) error {
 	}
 	sum := sha256.Sum256(pem)
 	folder := path.Join(supervisor.Bundled, hex.EncodeToString(sum[:8]))
-	r.globals.CertDir = filepath.Join(s.RunDir, filepath.FromSlash(folder))
+	r.globals.Certs = map[string]string{certName: filepath.Join(s.RunDir, filepath.FromSlash(folder), certName)}
 	r.files = map[string]conf.File{path.Join(folder, certName): {Data: pem, Secret: true}}
 	return nil
 }

@@ -30,11 +30,14 @@ func dirsOf(s *config.Settings) dirs {
 
 func (d dirs) masterSocket() string     { return filepath.Join(d.private, "master.sock") }
 func (d dirs) managementSocket() string { return filepath.Join(d.management, "mgmt.sock") }
-func (d dirs) adminSocket() string      { return filepath.Join(d.run, "admin.sock") }
-func (d dirs) haproxyLog() string       { return filepath.Join(d.run, "haproxy.log") }
-func (d dirs) pidFile() string          { return filepath.Join(d.run, "fnlb.pid") }
-func (d dirs) keptNodes() string        { return filepath.Join(d.run, "sources", "nodes.json") }
-func (d dirs) lockFile() string         { return filepath.Join(d.run, "fnlb.lock") }
+
+// peersSocket is where a worker hands its stick tables to the next one: workers open it after they dropped root.
+func (d dirs) peersSocket() string { return filepath.Join(d.management, "peers.sock") }
+func (d dirs) adminSocket() string { return filepath.Join(d.run, "admin.sock") }
+func (d dirs) haproxyLog() string  { return filepath.Join(d.run, "haproxy.log") }
+func (d dirs) pidFile() string     { return filepath.Join(d.run, "fnlb.pid") }
+func (d dirs) keptNodes() string   { return filepath.Join(d.run, "sources", "nodes.json") }
+func (d dirs) lockFile() string    { return filepath.Join(d.run, "fnlb.lock") }
 
 // identity is whom HAProxy's workers become.
 type identity struct {

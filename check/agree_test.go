@@ -239,6 +239,38 @@ func TestAgree(t *testing.T) {
 	})
 }
 
+// TestConnect gives a server that listens and one that does not to our probe and to the checks of each HAProxy.
+func TestConnect(t *testing.T) {
+	t.Parallel()
+	rule := model.Check{Kind: model.CheckTCP, Interval: tableInterval, Timeout: tableTimeout, Rise: 1, Fall: 1}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().(*net.TCPAddr).AddrPort() //nolint:errcheck // it is one of TCP
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	addrs := []netip.AddrPort{node(t, say("no HTTP")), closed}
+	p := NewProber()
+	for i, want := range []bool{true, false} {
+		if r := p.Probe(t.Context(), rule, addrs[i], "web"); r.OK != want {
+			t.Errorf("probe of server %d: %+v", i, r)
+		}
+		if r := p.Probe(t.Context(), model.Check{Kind: model.CheckOff}, addrs[i], "web"); !r.OK {
+			t.Errorf("probe of server %d by the rule that asks for nothing: %+v", i, r)
+		}
+	}
+	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		t.Parallel()
+		cfg := "defaults\n  mode http\n  timeout connect 2s\n  timeout server 2s\n  timeout client 2s\n" + backend(t, "tcp", rule, addrs)
+		found := finished(t, h.Start(t, cfg, "r1"))
+		if !strings.HasPrefix(found["tcp/s0"], "L4OK") || !strings.HasPrefix(found["tcp/s1"], "L4CON") {
+			t.Errorf("HAProxy found %v", found)
+		}
+	})
+}
+
 var printable = func() string {
 	var b strings.Builder
 	for c := byte(' '); c < 0x7f; c++ {

@@ -50,6 +50,9 @@ func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort,
 	if err := Validate(rule); err != nil {
 		return no(err.Error())
 	}
+	if rule.Kind == model.CheckOff {
+		return Result{OK: true, Reason: "its rule asks for no check"}
+	}
 	pattern, err := p.compiled(rule.MinVersion)
 	if err != nil {
 		return no(err.Error())
@@ -60,6 +63,9 @@ func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort,
 		return no(connectReason(at, rule.Interval, err))
 	}
 	defer conn.Close() //nolint:errcheck // the answer has been read, or the reason is known
+	if rule.Kind == model.CheckTCP {
+		return Result{OK: true, Reason: "it accepts connections"}
+	}
 	stop := context.AfterFunc(ctx, func() {
 		conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // fails only on a closed connection
 	})

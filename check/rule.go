@@ -18,8 +18,20 @@ const (
 
 // Validate says what is wrong with the rule, in one line that ends in what to do.
 func Validate(c model.Check) error {
-	if err := validPath(c.Path); err != nil {
-		return fmt.Errorf("health check path %s: %w", quote(c.Path, 60), err)
+	switch c.Kind {
+	case model.CheckHTTP:
+		if err := validPath(c.Path); err != nil {
+			return fmt.Errorf("health check path %s: %w", quote(c.Path, 60), err)
+		}
+	case model.CheckTCP, model.CheckOff:
+		if c.Path != "" || c.MinVersion != "" {
+			return fmt.Errorf("health check of kind %s: it asks for no path and no version", c.Kind)
+		}
+		if c.Kind == model.CheckOff {
+			return nil
+		}
+	default:
+		return fmt.Errorf("health check of kind %s: there is no such kind", c.Kind)
 	}
 	for _, t := range []struct {
 		name string
@@ -84,6 +96,12 @@ func Directives(c model.Check) ([][]string, error) {
 	if err := Validate(c); err != nil {
 		return nil, err
 	}
+	switch c.Kind {
+	case model.CheckOff:
+		return nil, nil
+	case model.CheckTCP: // what HAProxy does where no option says more
+		return [][]string{{"timeout", "check", millis(c.Timeout)}}, nil
+	}
 	lines := [][]string{
 		{"timeout", "check", millis(c.Timeout)},
 		{"option", "httpchk"},
@@ -104,8 +122,11 @@ func Directives(c model.Check) ([][]string, error) {
 
 // ServerWords gives the words of a server or default-server line. HAProxy starts a check every inter; the connection may take
 // that long, or timeout connect if that is less, and from then on timeout check counts, even beyond inter (configuration
-// manual, "timeout check"; tried).
+// manual, "timeout check"; tried). A rule that checks nothing has none.
 func ServerWords(c model.Check) []string {
+	if c.Kind == model.CheckOff {
+		return nil
+	}
 	return []string{"check", "inter", millis(c.Interval), "fall", strconv.Itoa(int(c.Fall)), "rise", strconv.Itoa(int(c.Rise))}
 }
 

@@ -84,8 +84,11 @@ func (b Bind) compare(c Bind) int {
 // stand in routes, so they can differ.
 type Listener struct {
 	Bind           Bind           `json:"bind"`
+	Name           string         `json:"name,omitempty"` // HAProxy's frontend of that name; empty: one that its address gives
 	TLS            bool           `json:"tls,omitempty"`
 	Management     bool           `json:"management,omitempty"` // the known paths below /1/lb/ go to fnlb
+	Statistics     bool           `json:"statistics,omitempty"` // HAProxy's statistics page and nothing else; no Route may lead from it
+	MaxConn        uint32         `json:"max_conn,omitempty"`   // connections at a time; 0: HAProxy's own limit
 	ClientTimeout  time.Duration  `json:"client_timeout"`       // inactivity of a client during a request or an answer
 	TrustedProxies []netip.Prefix `json:"trusted_proxies,omitempty"`
 }
@@ -101,9 +104,19 @@ type Route struct {
 type Service struct {
 	Name          string   `json:"name"`
 	BalanceFactor uint16   `json:"balance_factor,omitempty"` // hash-balance-factor in percent, above 100; 0 off
-	MaxConn       uint32   `json:"max_conn,omitempty"`       // concurrent requests a server takes; 0 no limit
+	Sticky        Sticky   `json:"sticky,omitzero"`
+	Compress      bool     `json:"compress,omitempty"`    // answers with text are sent as gzip to clients that take it
+	OriginalTo    bool     `json:"original_to,omitempty"` // servers are told in X-Original-To to which address a client connected
+	MaxConn       uint32   `json:"max_conn,omitempty"`    // concurrent requests a server takes; 0 no limit
 	Check         Check    `json:"check"`
 	Timeouts      Timeouts `json:"timeouts"`
+}
+
+// Sticky keeps a client, known by its address, with the server that it had first, whatever the hash says (HAProxy's configuration
+// manual, "stick on"). The zero value is off.
+type Sticky struct {
+	Size   uint32        `json:"size"`   // addresses that are remembered
+	Expire time.Duration `json:"expire"` // for so long after the last request
 }
 
 // Timeouts are those of the server's side, HAProxy's timeout connect, server and queue.
@@ -125,6 +138,11 @@ type Server struct {
 	Weight  Weight     `json:"weight,omitzero"`
 	Admin   Admin      `json:"admin,omitzero"`
 	Owner   Owner      `json:"owner"` // set by Merge
+	// Instance tells apart what had the name one after the other, such as two starts of a container: nothing that was found of
+	// one holds for the next, which may have taken another's address. Empty where a name means always the same.
+	Instance string `json:"instance,omitempty"`
+	// DrainFor is how long its requests may go on after it was removed, before they are cut; 0: the default limit.
+	DrainFor time.Duration `json:"drain_for,omitempty"`
 }
 
 // Addr is where the server listens; it is not valid while its Host is not resolved.
@@ -162,13 +180,34 @@ func (s Server) Key() ServerKey { return ServerKey{s.Service, s.Name} }
 // ServerKey is the identity of a server.
 type ServerKey struct{ Service, Name string }
 
+// CheckKind is what a health check does.
+type CheckKind uint8
+
+// The kinds of checks.
+const (
+	CheckHTTP CheckKind = iota // GET of a path
+	CheckTCP                   // a connection, nothing more
+	CheckOff                   // none: the server counts as healthy
+)
+
+var checkKinds = [...]string{"http", "tcp", "off"}
+
+func (k CheckKind) String() string { return name(checkKinds[:], k) }
+
+// MarshalText gives the kind's name.
+func (k CheckKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the kind's name.
+func (k *CheckKind) UnmarshalText(b []byte) error { return unname(checkKinds[:], k, b) }
+
 // Check is one health-check rule with two renderings (package check): our probe and HAProxy's directives.
 type Check struct {
+	Kind       CheckKind     `json:"kind,omitzero"`
 	Interval   time.Duration `json:"interval"`
 	Timeout    time.Duration `json:"timeout"`
-	Rise       uint8         `json:"rise"` // consecutive successes that bring a server up
-	Fall       uint8         `json:"fall"` // consecutive failures that take it down
-	Path       string        `json:"path"`
+	Rise       uint8         `json:"rise"`                  // consecutive successes that bring a server up
+	Fall       uint8         `json:"fall"`                  // consecutive failures that take it down
+	Path       string        `json:"path,omitempty"`        // of CheckHTTP alone
 	MinVersion string        `json:"min_version,omitempty"` // least semantic version in the JSON body; empty: any 2xx or 3xx passes
 }
 

@@ -19,14 +19,15 @@ import (
 // Publish and Backend are safe without it.
 type Data struct {
 	Services  []Service // one for each listener that leads somewhere, by address and port
-	Stats     string    // "Y" where a statistics page is wanted, else empty; always empty so far
-	StatsPort int       // its port; -1 where it is off, always so far
+	Stats     string    // "Y" where a statistics page is wanted, else empty
+	StatsPort int       // its port, on all addresses; -1 where it is off
 	PidFile   string    // file in the run directory that the template may use for HAProxy's pid
 	SockFile  string    // socket in the run directory that the template may use for statistics
 
 	Process    Process
 	Management Management
-	Listeners  []Listener // HAProxy's frontends, by address and port
+	Statistics []Listener // listeners of HAProxy's statistics page, by address and port
+	Listeners  []Listener // HAProxy's other frontends, by address and port
 	Pools      []Pool     // HAProxy's backends, by name
 }
 
@@ -66,6 +67,7 @@ type Process struct {
 	HashKey   bool   // servers can have hash-key addr-port
 	PassesH2C bool   // HAProxy lets upgrades to h2c through, as 2.6 does; 3.0 stops them by itself (tried)
 	OpenSSL   bool   // HAProxy is built with OpenSSL, so that it has all directives of TLS
+	Peers     string // Unix socket by which a worker hands its stick tables to the next one; empty: there are no tables
 }
 
 // Management is how HAProxy reaches fnlb itself.
@@ -82,6 +84,7 @@ type Listener struct {
 	Binds          []string // what follows bind: an address with its options, not to be quoted
 	Cert           string   // PEM file; empty: no TLS
 	Timeout        string   // timeout client
+	MaxConn        int      // connections at a time; 0: no limit of its own
 	Pool           string   // name of its Pool; empty: there is none, and every request gets 503
 	Management     bool     // the management paths go to fnlb
 	TrustedProxies []string // networks whose X-Forwarded-For is believed
@@ -95,6 +98,10 @@ type Pool struct {
 	ServerCheck    []string   // words of the check for a default-server line
 	BalanceFactor  int        // hash-balance-factor; 0: off
 	MaxConn        int        // of each server; 0: no limit
+	StickySize     int        // addresses of clients that stay with their server; 0: none does
+	StickyExpire   string     // how long after its last request a client's address is remembered
+	Compress       bool       // text is sent as gzip to clients that take it
+	OriginalTo     bool       // servers learn in X-Original-To to which address the client connected
 	TimeoutConnect string     // timeout connect
 	TimeoutServer  string     // timeout server
 	TimeoutQueue   string     // timeout queue
@@ -128,6 +135,9 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 			return Data{}, fmt.Errorf("render service %q: the name is taken", svc.Name)
 		}
 		index[svc.Name] = len(d.Pools)
+		if p.StickySize > 0 {
+			d.Process.Peers = g.PeersSocket
+		}
 		d.Pools = append(d.Pools, p)
 	}
 	for _, srv := range s.Servers {
@@ -163,8 +173,17 @@ func newPool(svc model.Service) (Pool, error) {
 	if svc.MaxConn > 1<<31-1 {
 		return Pool{}, fmt.Errorf("max conn %d: it must be below 2147483648", svc.MaxConn)
 	}
-	p := Pool{Name: svc.Name, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn)}
+	p := Pool{Name: svc.Name, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn), Compress: svc.Compress, OriginalTo: svc.OriginalTo}
 	var err error
+	if svc.Sticky != (model.Sticky{}) {
+		if svc.Sticky.Size == 0 || svc.Sticky.Size > 1<<31-1 {
+			return Pool{}, fmt.Errorf("sticky size %d: it must be between 1 and 2147483647", svc.Sticky.Size)
+		}
+		p.StickySize = int(svc.Sticky.Size)
+		if p.StickyExpire, err = duration("sticky expire", svc.Sticky.Expire); err != nil {
+			return Pool{}, err
+		}
+	}
 	if p.Check, err = check.Directives(svc.Check); err != nil {
 		return Pool{}, err
 	}
@@ -236,6 +255,14 @@ func (d *Data) addListeners(s model.State, g Globals, index map[string]int) erro
 			return fmt.Errorf("render listener %q: %w", row.Bind.String(), err)
 		}
 		seen[l.Name] = true
+		if row.Statistics {
+			if l.Pool != "" || l.Management || l.Cert != "" {
+				return fmt.Errorf("render listener %s: the statistics page leads nowhere else, and has no TLS", row.Bind)
+			}
+			d.Stats, d.StatsPort = "Y", pub.Port
+			d.Statistics = append(d.Statistics, l)
+			continue
+		}
 		if l.Pool != "" {
 			at, ok := index[l.Pool]
 			if !ok {
@@ -263,7 +290,10 @@ func newListener(row model.Listener, route model.Route, g Globals) (Listener, Pu
 	if row.Bind.Port == 0 || row.Bind.IP.Zone() != "" {
 		return Listener{}, Publish{}, fmt.Errorf("its address cannot be rendered")
 	}
-	l := Listener{Pool: route.Service, Management: row.Management}
+	if row.MaxConn > 1<<31-1 {
+		return Listener{}, Publish{}, fmt.Errorf("max conn %d: it must be below 2147483648", row.MaxConn)
+	}
+	l := Listener{Pool: route.Service, Management: row.Management, MaxConn: int(row.MaxConn)}
 	pub := Publish{Port: int(row.Bind.Port)}
 	port := strconv.Itoa(pub.Port)
 	l.Name = "listen_" + port
@@ -279,6 +309,12 @@ func newListener(row model.Listener, route model.Route, g Globals) (Listener, Pu
 		l.Name = "listen_" + pub.IP + "_" + port
 		l.Binds = []string{netip.AddrPortFrom(ip.Unmap(), row.Bind.Port).String()}
 	}
+	if row.Name != "" {
+		if !model.ValidName(row.Name) || row.Name == managementName {
+			return Listener{}, Publish{}, fmt.Errorf("its name %q is none, or taken", row.Name[:min(len(row.Name), 60)])
+		}
+		l.Name = row.Name
+	}
 	var err error
 	if l.Timeout, err = duration("timeout client", row.ClientTimeout); err != nil {
 		return Listener{}, Publish{}, err
@@ -287,10 +323,9 @@ func newListener(row model.Listener, route model.Route, g Globals) (Listener, Pu
 		return Listener{}, Publish{}, fmt.Errorf("TLS needs a certificate, and a certificate needs TLS")
 	}
 	if row.TLS {
-		if !model.ValidName(route.Cert) || strings.Trim(route.Cert, ".") == "" || g.CertDir == "" {
-			return Listener{}, Publish{}, fmt.Errorf("certificate %q is no file name", route.Cert)
+		if l.Cert = g.Certs[route.Cert]; l.Cert == "" {
+			return Listener{}, Publish{}, fmt.Errorf("certificate %q is not there", route.Cert)
 		}
-		l.Cert = g.CertDir + "/" + route.Cert
 		pub.Ssl = l.Cert
 	}
 	for _, p := range row.TrustedProxies {
@@ -304,7 +339,7 @@ func newListener(row model.Listener, route model.Route, g Globals) (Listener, Pu
 
 // quotable refuses strings that no quoting makes one word of one line. Names and addresses were checked where they were read.
 func (d *Data) quotable() error {
-	words := []string{d.PidFile, d.SockFile, d.Process.User, d.Process.Group, d.Process.StateFile, d.Management.Socket}
+	words := []string{d.PidFile, d.SockFile, d.Process.User, d.Process.Group, d.Process.StateFile, d.Process.Peers, d.Management.Socket}
 	words = append(words, d.Management.Paths...)
 	for _, l := range d.Listeners {
 		words = append(words, l.Cert)

@@ -62,12 +62,36 @@ func cases() map[string]struct {
 		"no-nodes":  {sample(8081), sampleGlobals(), "2.6"},
 		"nothing":   {model.State{}, Globals{}, "2.6"},
 		"everything": {full(), Globals{
-			User: "nobody", Group: "nogroup", StateFile: "/run/fnlb/server state", CertDir: "/run/fnlb/certs",
+			User: "nobody", Group: "nogroup", StateFile: "/run/fnlb/server state", Certs: map[string]string{"listen.pem": "/run/fnlb/certs/listen.pem"},
 			ManagementSocket: "/run/fnlb/management/api.sock", ManagementPaths: many("/1/lb/p", 45), AccessLog: true,
 			HardStop: 90 * time.Second,
 		}, "3.0"},
+		"classic": {classic(), func() Globals {
+			g := sampleGlobals()
+			g.User, g.PeersSocket = "nobody", "/run/fnlb/management/peers.sock"
+			return g
+		}(), "3.0"},
 		"no-ipv6": {wide(), func() Globals { g := sampleGlobals(); g.IPv4Only = true; return g }(), "2.6"},
 	}
+}
+
+// classic is what docker-loadbalancer's users rely on, with its statistics page, beside a service without checks.
+func classic() model.State {
+	s := sample(8081, addrs("172.17.0.2:80", "172.17.0.3:80")...)
+	s.Listeners[0] = model.Listener{Bind: model.Bind{Port: 80}, Name: "port__80", MaxConn: 3000, ClientTimeout: time.Minute}
+	s.Routes[0].Bind.Port, s.Routes[0].Service = 80, "port__80_backends"
+	svc := &s.Services[0]
+	svc.Name, svc.Sticky, svc.Compress, svc.OriginalTo = "port__80_backends", model.Sticky{Size: 200 << 10, Expire: 520 * time.Minute}, true, true
+	svc.Check = model.Check{Kind: model.CheckTCP, Interval: 2 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2}
+	for i := range s.Servers {
+		s.Servers[i].Service = svc.Name
+	}
+	none := *svc
+	none.Name, none.Check, none.Sticky = "unchecked", model.Check{Kind: model.CheckOff}, model.Sticky{}
+	s.Services = append(s.Services, none)
+	s.Servers = append(s.Servers, model.Server{Service: none.Name, Name: "only", IP: netip.MustParseAddr("172.17.0.4"), Port: 80})
+	s.Listeners = append(s.Listeners, model.Listener{Bind: model.Bind{Port: 1936}, Name: "stats", Statistics: true, ClientTimeout: time.Minute})
+	return s
 }
 
 func many(prefix string, n int) []string {

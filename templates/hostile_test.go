@@ -43,8 +43,12 @@ var places = []struct {
 	{"path after a slash", "version", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Path = "/" + v }},
 	{"version", "0.0.235", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.MinVersion = v }},
 	{"certificate", "listen.pem", func(v string, s *model.State, _ *Globals) { s.Listeners[0].TLS, s.Routes[0].Cert = true, v }},
-	{"folder of certificates", "/certs", func(v string, s *model.State, g *Globals) {
-		s.Listeners[0].TLS, s.Routes[0].Cert, g.CertDir = true, "listen.pem", v
+	{"file of a certificate", "/certs/listen.pem", func(v string, s *model.State, g *Globals) {
+		s.Listeners[0].TLS, s.Routes[0].Cert, g.Certs = true, "listen.pem", map[string]string{"listen.pem": v}
+	}},
+	{"listener's name", "port__80", func(v string, s *model.State, _ *Globals) { s.Listeners[0].Name = v }},
+	{"socket of peers", "/peers.sock", func(v string, s *model.State, g *Globals) {
+		g.PeersSocket, s.Services[0].Sticky = v, model.Sticky{Size: 1, Expire: time.Minute}
 	}},
 	{"user", "nobody", func(v string, _ *model.State, g *Globals) { g.User = v }},
 	{"group", "nogroup", func(v string, _ *model.State, g *Globals) { g.Group = v }},
@@ -67,7 +71,7 @@ func skeleton(t testing.TB, text []byte) []string {
 func withValue(t testing.TB, place int, value string) (conf.Bundle, error) {
 	t.Helper()
 	s, g := sample(8081, addrs("192.0.2.1:80", "192.0.2.2:80")...), sampleGlobals()
-	g.CertDir = "/certs"
+	g.Certs = map[string]string{"listen.pem": "/certs/listen.pem"}
 	places[place].put(value, &s, &g)
 	return ours().Render(s, g, abilities(t, "3.0"))
 }
@@ -212,7 +216,11 @@ func TestRefused(t *testing.T) {
 		{"server of an unknown service", func(s *model.State, _ *Globals) { s.Servers[0].Service = "other" }, "no service"},
 		{"TLS without certificate", func(s *model.State, _ *Globals) { s.Listeners[0].TLS = true }, "certificate"},
 		{"certificate without TLS", func(s *model.State, _ *Globals) { s.Routes[0].Cert = "a.pem" }, "TLS"},
-		{"certificate without folder", func(s *model.State, _ *Globals) { s.Listeners[0].TLS, s.Routes[0].Cert = true, "a.pem" }, "file name"},
+		{"certificate that is not there", func(s *model.State, _ *Globals) { s.Listeners[0].TLS, s.Routes[0].Cert = true, "a.pem" }, "not there"},
+		{"listener's name", func(s *model.State, _ *Globals) { s.Listeners[0].Name = "a b" }, "its name"},
+		{"statistics that lead on", func(s *model.State, _ *Globals) { s.Listeners[0].Statistics = true }, "leads nowhere"},
+		{"sticky without size", func(s *model.State, _ *Globals) { s.Services[0].Sticky.Expire = time.Hour }, "sticky size"},
+		{"sticky for ever", func(s *model.State, _ *Globals) { s.Services[0].Sticky.Size = 1 }, "sticky expire"},
 		{"trusted proxy", func(s *model.State, _ *Globals) { s.Listeners[0].TrustedProxies = make([]netip.Prefix, 1) }, "no network"},
 		{"no management socket", func(_ *model.State, g *Globals) { g.ManagementSocket = "" }, "management"},
 		{"management path", func(_ *model.State, g *Globals) { g.ManagementPaths = []string{"-f"} }, "start with /"},

@@ -287,7 +287,7 @@ func TestTLS(t *testing.T) {
 		node := startNode(t, "node")
 		management, socket := startManagement(t)
 		g := sampleGlobals()
-		g.ManagementSocket, g.CertDir = socket, "/run/fnlb/certs"
+		g.ManagementSocket, g.Certs = socket, map[string]string{"listen.pem": "/run/fnlb/certs/listen.pem"}
 		port := holdPort(t)
 		s := sample(port, node.addr)
 		s.Listeners[0].TLS, s.Routes[0].Cert = true, "listen.pem"
