@@ -79,7 +79,7 @@ func bootstrapBundle(s *config.Settings, r supervisor.Renderer, a conf.Abilities
 	if s.TLSCert != "" {
 		cert = certName
 	}
-	st, problems := model.Merge([]model.Offer{s.Pool(cert)})
+	st, problems := model.Merge(s.Offers(cert))
 	if len(problems) > 0 {
 		return conf.Bundle{}, problems[0]
 	}
@@ -134,35 +134,41 @@ func unlike(master int, flag, was, is string) error {
 
 // nodeSource makes the source of nodes. What only memory had is read back when we go on with the HAProxy that shows it, and
 // forgotten when none runs.
-func (b *balancer) nodeSource(adopting bool) (*nodesource.Source, discovery.Kept, error) {
+func (b *balancer) nodeSource(adopting bool) (discovery.Source, error) {
 	o := nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now}
 	names := make([]string, len(b.s.Nodes))
 	for i, n := range b.s.Nodes {
 		names[i] = n.String()
 	}
-	nodes := nodesource.New(o)
-	kept := discovery.Kept{Source: nodes, File: b.dirs.keptNodes(), Mark: strings.Join(names, ","), Log: b.log}
+	kept := discovery.Kept{File: b.dirs.kept("nodes"), Mark: strings.Join(names, ","), Log: b.log}
+	err := b.recall(adopting, kept, "nodes", func(snapshot model.Snapshot, mark string) {
+		o.Earlier = &nodesource.Earlier{Snapshot: snapshot}
+		for name := range strings.SplitSeq(mark, ",") {
+			if n, err := model.ParseNode(name); err == nil { // else there was none
+				o.Earlier.Initial = append(o.Earlier.Initial, n)
+			}
+		}
+	})
+	b.nodes = nodesource.New(o)
+	kept.Source = b.nodes
+	b.kept = append(b.kept, kept)
+	return kept, err
+}
+
+// recall reads what an earlier process has kept of a source, when we go on with its HAProxy, and deletes it when we do not.
+func (b *balancer) recall(adopting bool, kept discovery.Kept, source string, earlier func(s model.Snapshot, mark string)) error {
 	if !adopting {
-		err := kept.Remove()
-		if err != nil {
-			err = fmt.Errorf("run directory: %w; choose another with --run-dir", err)
+		if err := kept.Remove(); err != nil {
+			return fmt.Errorf("run directory: %w; choose another with --run-dir", err)
 		}
-		return nodes, kept, err
+		return nil
 	}
-	snapshot, mark, err := kept.Read()
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			b.log.Warn("nodes that were added by the API are forgotten", "error", err)
-		}
-		return nodes, kept, nil
+	snapshot, mark, err := kept.Read(source)
+	switch {
+	case err == nil:
+		earlier(snapshot, mark)
+	case !errors.Is(err, fs.ErrNotExist):
+		b.log.Warn("what the earlier process had of a source is forgotten", "source", source, "error", err)
 	}
-	o.Earlier = &nodesource.Earlier{Snapshot: snapshot}
-	for name := range strings.SplitSeq(mark, ",") {
-		if n, err := model.ParseNode(name); err == nil { // else there was none
-			o.Earlier.Initial = append(o.Earlier.Initial, n)
-		}
-	}
-	nodes = nodesource.New(o)
-	kept.Source = nodes
-	return nodes, kept, nil
+	return nil
 }

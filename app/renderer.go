@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
@@ -77,7 +78,7 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 		template: templates.Builtin(), runDir: s.RunDir,
 		globals: templates.Globals{
 			User: user.name, Group: user.group,
-			PidFile: files.PidFile(), SockFile: files.StatsSocket(),
+			PidFile: cmp.Or(s.PidFile, files.PidFile()), SockFile: cmp.Or(s.SockFile, files.StatsSocket()),
 			StateFile: files.State(), PeersSocket: dirs.peersSocket(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},

@@ -23,7 +23,7 @@ func (r *report) Status() model.Status {
 	st := model.Status{
 		Version: config.FullVersion(), Phase: sup.Phase, HAProxy: sup.HAProxy, Wanted: col.Wanted, Applied: sup.Applied,
 		Frozen: sup.Frozen, Degraded: slices.Clone(sup.Degraded), Sources: col.Sources, Servers: sup.Servers,
-		Problems: slices.Concat(col.Problems, sup.Problems),
+		Problems: slices.Concat(col.Problems, sup.Problems), Found: col.Found,
 	}
 	if i := slices.IndexFunc(sup.Changes, func(a model.Apply) bool { return a.Method.Applies() }); i >= 0 {
 		last := sup.Changes[i]

@@ -70,6 +70,7 @@ func (b *balancer) renderer() (supervisor.Renderer, error) {
 		return noRenderer{err}, err
 	}
 	b.read = r.sum
+	r.certs = b.certs
 	return r, nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/fnlb/fnlb/api/access"
 	"github.com/fnlb/fnlb/api/metrics"
 	"github.com/fnlb/fnlb/api/rest"
+	"github.com/fnlb/fnlb/assets"
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
@@ -51,7 +52,8 @@ type balancer struct {
 	files  supervisor.Files
 
 	nodes      *nodesource.Source
-	kept       discovery.Kept // the nodes, as the Collector sees them
+	kept       []discovery.Kept // the sources whose truth is kept in files
+	certs      *assets.Certificates
 	collector  *discovery.Collector
 	supervisor *supervisor.Supervisor
 	notify     *notifier
@@ -91,8 +93,10 @@ func runBalancer(c *call) error {
 	if b.s.HAProxyMaster != "" { // it runs on, with the nodes that only we know
 		return nil
 	}
-	if err := b.kept.Remove(); err != nil {
-		log.Warn("not all was cleaned up", "error", err)
+	for _, k := range b.kept {
+		if err := k.Remove(); err != nil {
+			log.Warn("not all was cleaned up", "error", err)
+		}
 	}
 	return nil
 }
@@ -107,6 +111,7 @@ func (b *balancer) build(c *call) error {
 	if b.worker, err = workerIdentity(&b.s); err != nil {
 		return err
 	}
+	b.certs = b.certificates()
 	render, unreadable := b.renderer()
 	if unreadable != nil && !exists(b.files.Frozen()) {
 		return unreadable
@@ -146,25 +151,45 @@ func (b *balancer) build(c *call) error {
 		b.unreadable(unreadable)
 	}
 	serves := external || o.Found != nil
-	b.nodes, b.kept, err = b.nodeSource(serves)
+	sources, err := b.sources(serves)
 	if err != nil {
 		return err
-	}
-	cert := ""
-	if b.s.TLSCert != "" {
-		cert = certName
 	}
 	wait := barrier
 	if serves {
 		wait = math.MaxInt64 // something serves: no source that is late may take it away
 	}
 	b.collector = discovery.New(discovery.Options{
-		Sources: []discovery.Source{
-			discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: []model.Offer{b.s.Pool(cert)}}}, b.kept,
-		},
-		Min: b.s.WaitMin, Max: b.s.WaitMax, Barrier: wait, Out: b.supervisor.Put, Log: b.log,
+		Sources: sources,
+		Min:     b.s.WaitMin, Max: b.s.WaitMax, Barrier: wait, Out: b.supervisor.Put, Log: b.log,
 	})
 	return b.listen(rules)
+}
+
+// sources are those that the settings ask for.
+func (b *balancer) sources(adopting bool) ([]discovery.Source, error) {
+	cert := ""
+	if b.s.TLSCert != "" {
+		cert = certName
+	}
+	sources := []discovery.Source{discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: b.s.Offers(cert)}}}
+	nodes, err := b.nodeSource(adopting)
+	if err != nil {
+		return nil, err
+	}
+	sources = append(sources, nodes)
+	if b.s.Docker {
+		containers, err := b.containerSource(adopting)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, containers)
+	}
+	if b.s.StatsPort != 0 {
+		b.log.Info(fmt.Sprintf("HAProxy statistics port is %d", b.s.StatsPort))
+		b.log.Warn("whoever reaches the statistics port sees the page", "port", b.s.StatsPort)
+	}
+	return sources, nil
 }
 
 // localHAProxy finds the binary here. Where HAProxy is somebody else's there may be none: the one that runs tells what it can.

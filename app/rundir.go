@@ -36,8 +36,10 @@ func (d dirs) peersSocket() string { return filepath.Join(d.management, "peers.s
 func (d dirs) adminSocket() string { return filepath.Join(d.run, "admin.sock") }
 func (d dirs) haproxyLog() string  { return filepath.Join(d.run, "haproxy.log") }
 func (d dirs) pidFile() string     { return filepath.Join(d.run, "fnlb.pid") }
-func (d dirs) keptNodes() string   { return filepath.Join(d.run, "sources", "nodes.json") }
-func (d dirs) lockFile() string    { return filepath.Join(d.run, "fnlb.lock") }
+
+// kept is where what a source says is kept.
+func (d dirs) kept(source string) string { return filepath.Join(d.run, "sources", source+".json") }
+func (d dirs) lockFile() string          { return filepath.Join(d.run, "fnlb.lock") }
 
 // identity is whom HAProxy's workers become.
 type identity struct {

@@ -129,9 +129,9 @@ func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.
 	if s.TLSCert != "" {
 		cert = certName
 	}
-	offer := s.Pool(cert)
-	offer.Servers = servers
-	st, problems := model.Merge([]model.Offer{offer})
+	offers := s.Offers(cert)
+	offers[0].Servers = servers // of the pool
+	st, problems := model.Merge(offers)
 	if len(problems) > 0 {
 		return conf.Bundle{}, problems[0]
 	}

@@ -146,7 +146,7 @@ func TestRefused(t *testing.T) {
 		{"--label-selector a=b", "not there yet"},
 		{"--namespace x", "not there yet"},
 		{"--target-port 80", "not there yet"},
-		{"--docker tcp://h:1", "not there yet"},
+		{"--docker ssh://h", "cannot be reached by ssh"},
 		{"--haproxy-master unix@x", "absolute"},
 		{"--haproxy-master abns@x", "absolute"},
 		{"--haproxy-master /x --access-log stdout", "--access-log"},

@@ -45,6 +45,10 @@ var options = []option{
 	{"node-allow", "CIDRS", "", "where nodes may be; default everywhere", setPrefixes(func(s *Settings) *prefixes { return &s.NodePolicy.Allow })},
 	{"node-deny", "CIDRS", "", "where nodes may not be; beats node-allow", setPrefixes(func(s *Settings) *prefixes { return &s.NodePolicy.Deny })},
 
+	{"docker", "HOST", "auto", "Docker engine whose labels are followed: unix:///FILE, tcp://HOST:PORT or off; auto: DOCKER_HOST, or the usual socket if there", setDocker},
+	{"publish-allow", "PORTS", "", "ports that labels may publish, as 80,443,8000-8999; default all but the balancer's own", setPorts},
+	{"cert-dir", "DIRS", "", "folders with the certificates that labels may name; may repeat; default /certs, /etc/ssl, /etc/haproxy, /usr/local/etc/haproxy, /run/secrets", setDirs},
+
 	{"run-dir", "DIR", "", "sockets, pid file, candidates; two balancers on a host use two", setRunDir},
 	{"haproxy", "FILE", "haproxy", "the HAProxy to run", setNonEmpty(func(s *Settings) *string { return &s.HAProxy })},
 	{"haproxy-config", "FILE", "", "the configuration file that is written", setText(func(s *Settings) *string { return &s.HAProxyConfig })},
@@ -62,7 +66,6 @@ var options = []option{
 	{"label-selector", "SELECTOR", "", "Kubernetes; not there yet", only("label-selector", "")},
 	{"namespace", "NAME", "", "Kubernetes; not there yet", only("namespace", "")},
 	{"target-port", "PORT", "8080", "Kubernetes; not there yet", only("target-port", "8080")},
-	{"docker", "HOST", "auto", "Docker engine; only auto (none yet) and off exist so far", only("docker", "auto", "off")},
 	{"haproxy-master", "SOCKET", "", "master socket of an HAProxy that somebody else runs: PATH or unix@PATH", setMaster},
 }
 
@@ -77,7 +80,9 @@ func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []stri
 	more(fs)
 	texts := make([]*string, len(options))
 	for i, o := range options {
-		texts[i] = fs.String(o.name, o.def, o.usage)
+		text := o.def
+		texts[i] = &text
+		fs.Var(&value{text: &text, lists: o.name == "cert-dir"}, o.name, o.usage)
 	}
 	rest, err := parseMixed(fs, args)
 	if err != nil {
@@ -92,16 +97,40 @@ func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []stri
 		if !given[o.name] {
 			if v, ok := host.Env(o.env()); ok {
 				from, text = o.env(), v
+				given[o.name] = true
 			}
 		}
 		if err := o.set(&s, text); err != nil {
 			return Settings{}, nil, flagError(from, text, err)
 		}
 	}
+	s.Unasked = !given["listen"] && len(s.Nodes) == 0
 	if err := complete(&s, host); err != nil {
 		return Settings{}, nil, err
 	}
 	return s, rest, nil
+}
+
+// value is the text of one flag. Of a list each use of the flag adds to what an earlier one said.
+type value struct {
+	text  *string
+	lists bool
+	again bool
+}
+
+func (v *value) String() string {
+	if v.text == nil { // package flag makes a zero one
+		return ""
+	}
+	return *v.text
+}
+
+func (v *value) Set(text string) error {
+	if v.lists && v.again {
+		text = *v.text + "," + text
+	}
+	*v.text, v.again = text, true
+	return nil
 }
 
 // parseMixed goes on behind an argument that is no flag, where package flag stops.

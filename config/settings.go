@@ -3,6 +3,7 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fnlb/fnlb/model"
@@ -30,10 +31,20 @@ type Settings struct {
 	MgmtTokenFile  string
 	MgmtHosts      []string
 
+	Docker       bool          // containers' labels are followed
+	DockerHost   string        // engine; empty: what the environment says
+	DockerResync time.Duration // time between two looks at all containers, whatever the events told
+	PublishAllow []PortRange   // ports that labels may publish; empty: all but our own
+	CertDirs     []string      // absolute folders below which labels may name certificates
+	StatsPort    uint16        // HAProxy's statistics page on all addresses; 0: off
+	Unasked      bool          // nobody asked for the traffic port: it gives way to labels
+
 	RunDir        string
 	HAProxy       string // path, or a name to look up in PATH
 	HAProxyConfig string
 	HAProxyMaster string // master socket of a HAProxy that somebody else runs; empty: it is a child of ours
+	PidFile       string // that users' templates have as .PidFile; empty: one in the run directory
+	SockFile      string // likewise .SockFile
 	HAProxyUser   string // whom the worker becomes when we are root; empty: haproxy where it exists
 	Template      string // file; empty: the built-in one
 	Appears       string // file that becomes the template once it is there; empty: --template names one
@@ -57,7 +68,7 @@ func (s *Settings) SharedPort() bool { return s.Listen == s.Management }
 // for it.
 func (s *Settings) Pool(cert string) model.Offer {
 	return model.Offer{
-		Owner: model.Owner{Source: "flags", Name: "--listen"},
+		Owner: model.Owner{Source: "flags", Name: "--listen"}, Yields: s.Unasked,
 		Rows: model.Rows{
 			Listeners: []model.Listener{{
 				Bind:           s.Listen,
@@ -76,6 +87,39 @@ func (s *Settings) Pool(cert string) model.Offer {
 			}},
 		},
 	}
+}
+
+// PortRange is First to Last, both included.
+type PortRange struct{ First, Last uint16 }
+
+// MayPublish reports whether labels may ask for that port of the balancer.
+func (s *Settings) MayPublish(port uint16) bool {
+	if !s.SharedPort() && port == s.Management.Port {
+		return false
+	}
+	if len(s.PublishAllow) == 0 {
+		return port != s.Listen.Port || s.Unasked
+	}
+	return slices.ContainsFunc(s.PublishAllow, func(r PortRange) bool { return r.First <= port && port <= r.Last })
+}
+
+// Statistics is the offer of HAProxy's statistics page; ok is false where it is off.
+func (s *Settings) Statistics() (o model.Offer, ok bool) {
+	return model.Offer{
+		Owner: model.Owner{Source: "flags", Name: "LB_STATS_PORT"},
+		Rows: model.Rows{Listeners: []model.Listener{{
+			Bind: model.Bind{Port: s.StatsPort}, Name: "stats", Statistics: true, ClientTimeout: time.Minute,
+		}}},
+	}, s.StatsPort != 0
+}
+
+// Offers are those that the flags make.
+func (s *Settings) Offers(cert string) []model.Offer {
+	offers := []model.Offer{s.Pool(cert)}
+	if o, ok := s.Statistics(); ok {
+		offers = append(offers, o)
+	}
+	return offers
 }
 
 // Host is what Parse must know of the machine.

@@ -204,6 +204,65 @@ func setHosts(s *Settings, text string) error {
 	return nil
 }
 
+// setDocker reads an engine as DOCKER_HOST has it.
+func setDocker(s *Settings, text string) error {
+	switch text {
+	case "auto", "off":
+		s.DockerHost = text // complete decides
+		return nil
+	}
+	const hint = "write unix:///var/run/docker.sock or tcp://HOST:PORT"
+	scheme, rest, ok := strings.Cut(text, "://")
+	switch {
+	case !ok || rest == "":
+		return usage(hint, "it is no engine")
+	case scheme != "unix" && scheme != "tcp" && scheme != "http" && scheme != "https":
+		return usage(hint, "an engine cannot be reached by %s", scheme)
+	case scheme == "unix" && !filepath.IsAbs(rest):
+		return usage(hint, "the socket's path is not absolute")
+	}
+	return setText(func(s *Settings) *string { return &s.DockerHost })(s, text)
+}
+
+// setPorts reads a list of ports and of ranges.
+func setPorts(s *Settings, text string) error {
+	if text == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			last = first
+		}
+		a, err := strconv.ParseUint(first, 10, 16)
+		b, err2 := strconv.ParseUint(last, 10, 16)
+		if err != nil || err2 != nil || a == 0 || b < a {
+			return usage("write 80,443,8000-8999", "%q is no port and no range of ports", part)
+		}
+		s.PublishAllow = append(s.PublishAllow, PortRange{uint16(a), uint16(b)})
+	}
+	return nil
+}
+
+// certDirs are where PEM files usually lie in a container with HAProxy.
+const certDirs = "/certs,/etc/ssl,/etc/haproxy,/usr/local/etc/haproxy,/run/secrets"
+
+func setDirs(s *Settings, text string) error {
+	for part := range strings.SplitSeq(cmp.Or(text, certDirs), ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		if !filepath.IsAbs(part) || filepath.Clean(part) == "/" {
+			return usage("write whole paths of folders, with commas between", "%q is not the absolute path of a folder below /", part)
+		}
+		if err := setText(func(*Settings) *string { return new(string) })(s, part); err != nil {
+			return err
+		}
+		s.CertDirs = append(s.CertDirs, filepath.Clean(part))
+	}
+	return nil
+}
+
 func setRunDir(s *Settings, text string) error {
 	if text == "" {
 		return nil
@@ -288,9 +347,65 @@ func only(name string, values ...string) setter {
 	}
 }
 
+// dockerSocket is where an engine listens that nobody has told otherwise.
+const dockerSocket = "/var/run/docker.sock"
+
+// classic reads the environment of docker-loadbalancer, and decides about the engine.
+func classic(s *Settings, host Host) error {
+	number := func(name string, most int64) (n int64, set bool, err error) {
+		text, ok := host.Env(name)
+		if !ok || text == "" {
+			return 0, false, nil
+		}
+		n, err = strconv.ParseInt(text, 10, 64)
+		if err != nil || n > most {
+			return 0, false, usage(fmt.Sprintf("set it to a number up to %d, or leave it out", most), "%s %q in the environment is no number that can be", name, text[:min(len(text), 60)])
+		}
+		return n, true, nil
+	}
+	stats, _, err := number("LB_STATS_PORT", 65535)
+	if err != nil {
+		return err
+	}
+	s.StatsPort = uint16(max(stats, 0)) //nolint:gosec // it is a port
+	s.DockerResync = 5 * time.Second
+	seconds, set, err := number("CHECK_TIME", 86400)
+	switch {
+	case err != nil:
+		return err
+	case set && seconds < 1:
+		return usage("set it to seconds, 5 for example, or leave it out", "CHECK_TIME %d in the environment: it must be 1 or more", seconds)
+	case set:
+		s.DockerResync = time.Duration(seconds) * time.Second
+	}
+	for name, to := range map[string]*string{"HAPROXY_PID_FILE": &s.PidFile, "HAPROXY_SOCK_FILE": &s.SockFile} {
+		text, ok := host.Env(name)
+		if !ok || text == "" {
+			continue
+		}
+		if !filepath.IsAbs(text) || len(text) > 97 || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`"'\$#,`, r) }) {
+			return usage("set it to the whole path of a file, without spaces and quotes", "%s in the environment is no plain absolute path", name)
+		}
+		*to = text
+	}
+	engine, named := host.Env("DOCKER_HOST")
+	switch {
+	case s.DockerHost == "off":
+		s.DockerHost = ""
+	case s.DockerHost != "auto":
+		s.Docker = true
+	default:
+		s.DockerHost, s.Docker = "", named && engine != "" || host.Exists(dockerSocket)
+	}
+	return nil
+}
+
 // complete fills in the defaults that depend on the host and checks what several flags say together.
 func complete(s *Settings, host Host) error {
 	s.LogLevel = logLevel(host)
+	if err := classic(s, host); err != nil {
+		return err
+	}
 	if s.RunDir == "" {
 		s.RunDir = defaultRunDir(host)
 	}

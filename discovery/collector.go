@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,7 @@ type Collector struct {
 	last     time.Time // when the newest of them came
 	sent     model.State
 	problems []model.Problem
+	found    []model.Found
 	changed  chan struct{}
 
 	// Of Run's goroutine alone:
@@ -192,11 +194,16 @@ func (c *Collector) removal() bool {
 }
 
 func lacks(before, after []model.Offer) bool {
-	servers := make(map[model.ServerKey]model.Admin, len(after))
+	type now struct {
+		admin    model.Admin
+		instance string
+	}
+	servers := make(map[model.ServerKey]now, len(after))
 	services := map[string]bool{}
 	for i := range after {
 		for j := range after[i].Servers {
-			servers[after[i].Servers[j].Key()] = after[i].Servers[j].Admin
+			srv := &after[i].Servers[j]
+			servers[srv.Key()] = now{srv.Admin, srv.Instance}
 		}
 		for j := range after[i].Services {
 			services[after[i].Services[j].Name] = true
@@ -204,7 +211,8 @@ func lacks(before, after []model.Offer) bool {
 	}
 	for i := range before {
 		for j := range before[i].Servers {
-			if admin, there := servers[before[i].Servers[j].Key()]; !there || admin != model.Ready && before[i].Servers[j].Admin == model.Ready {
+			srv := &before[i].Servers[j]
+			if now, there := servers[srv.Key()]; !there || now.instance != srv.Instance || now.admin != model.Ready && srv.Admin == model.Ready {
 				return true
 			}
 		}
@@ -226,13 +234,13 @@ func (c *Collector) pause(start time.Time) {
 func (c *Collector) merge() {
 	start := time.Now()
 	defer c.pause(start)
-	offers, problems, asked, doubts := c.collect()
-	for _, d := range doubts {
+	got := c.collect()
+	for _, d := range got.tell {
 		d(c.o.Log)
 	}
-	state, refused := model.Merge(offers)
-	state.Asked = asked
-	problems = append(problems, refused...)
+	state, refused := model.Merge(got.offers)
+	state.Asked = got.asked
+	problems := append(got.problems, refused...)
 	slices.SortStableFunc(problems, func(a, b model.Problem) int {
 		return cmp.Or(strings.Compare(a.Owner.Source, b.Owner.Source), strings.Compare(a.Owner.Name, b.Owner.Name),
 			cmp.Compare(a.Kind, b.Kind), strings.Compare(a.Reason, b.Reason))
@@ -243,8 +251,8 @@ func (c *Collector) merge() {
 		state.Revision = c.sent.Revision + 1
 		c.sent = state
 	}
-	if differs || len(doubts) > 0 || !slices.Equal(problems, c.problems) {
-		c.problems = problems
+	if differs || len(got.tell) > 0 || !slices.Equal(problems, c.problems) || !reflect.DeepEqual(got.found, c.found) {
+		c.problems, c.found = problems, got.found
 		c.signal()
 	}
 	c.mu.Unlock()
@@ -254,8 +262,18 @@ func (c *Collector) merge() {
 	}
 }
 
-// collect takes what was put and is believed; whatever comes later is for the next merge. What is to be told of doubts comes with it.
-func (c *Collector) collect() (offers []model.Offer, problems []model.Problem, asked []model.Asked, tell []func(*slog.Logger)) {
+// collected is what all sources say together.
+type collected struct {
+	offers   []model.Offer
+	problems []model.Problem
+	asked    []model.Asked
+	found    []model.Found
+	tell     []func(*slog.Logger) // of doubts
+}
+
+// collect takes what was put and is believed; whatever comes later is for the next merge.
+func (c *Collector) collect() collected {
+	var out collected
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -267,21 +285,22 @@ func (c *Collector) collect() (offers []model.Offer, problems []model.Problem, a
 		s.merged, say = s.believe(now)
 		s.fresh, s.unmerged = false, false
 		if say != nil {
-			tell = append(tell, say)
+			out.tell = append(out.tell, say)
 		}
 		n += len(s.merged.Offers)
 	}
-	offers = make([]model.Offer, 0, n)
+	out.offers = make([]model.Offer, 0, n)
 	for i := range c.slots {
 		s := &c.slots[i]
-		offers = append(offers, s.merged.Offers...)
-		problems = append(problems, s.merged.Problems...)
-		asked = append(asked, s.merged.Asked...)
+		out.offers = append(out.offers, s.merged.Offers...)
+		out.problems = append(out.problems, s.merged.Problems...)
+		out.asked = append(out.asked, s.merged.Asked...)
+		out.found = append(out.found, s.merged.Found...)
 		if s.doubt != nil {
-			problems = append(problems, s.doubt.problems(s.source.Name())...)
+			out.problems = append(out.problems, s.doubt.problems(s.source.Name())...)
 		}
 	}
-	return offers, problems, asked, tell
+	return out
 }
 
 // keep runs one source for as long as ctx lasts.

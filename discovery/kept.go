@@ -41,8 +41,8 @@ type keptFile struct {
 	Snapshot model.Snapshot `json:"snapshot"`
 }
 
-// Read gives what an earlier process has kept; fs.ErrNotExist when there is nothing.
-func (k Kept) Read() (s model.Snapshot, mark string, err error) {
+// Read gives what an earlier process has kept of the source of that name; fs.ErrNotExist when there is nothing.
+func (k Kept) Read(source string) (s model.Snapshot, mark string, err error) {
 	data, err := os.ReadFile(k.File)
 	if err != nil {
 		return s, "", err
@@ -51,8 +51,8 @@ func (k Kept) Read() (s model.Snapshot, mark string, err error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return s, "", fmt.Errorf("read %s: %w", k.File, err)
 	}
-	if f.Snapshot.Source != k.Name() {
-		return s, "", fmt.Errorf("read %s: it is of source %q, not of %q", k.File, f.Snapshot.Source, k.Name())
+	if f.Snapshot.Source != source {
+		return s, "", fmt.Errorf("read %s: it is of source %q, not of %q", k.File, f.Snapshot.Source, source)
 	}
 	return f.Snapshot, f.Mark, nil
 }

@@ -46,7 +46,7 @@ func TestKept(t *testing.T) {
 	var log bytes.Buffer
 	file := filepath.Join(t.TempDir(), "sources", "puts.json")
 	k := Kept{Source: puts{make(chan model.Snapshot)}, File: file, Mark: "m", Log: slog.New(slog.NewTextHandler(&log, nil))}
-	if _, _, err := k.Read(); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := k.Read(k.Name()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("before the first: %v", err)
 	}
 	run := func(f func(say chan<- model.Snapshot)) {
@@ -61,7 +61,7 @@ func TestKept(t *testing.T) {
 		}
 	}
 	is := func(n int) bool {
-		s, mark, err := k.Read()
+		s, mark, err := k.Read(k.Name())
 		return err == nil && mark == "m" && len(s.Offers) == 1 && s.Offers[0].Owner.Name == fmt.Sprint(n) && s.Offers[0].Since.Equal(time.Unix(int64(n), 0))
 	}
 	run(func(say chan<- model.Snapshot) {
@@ -107,7 +107,7 @@ func TestKept(t *testing.T) {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := k.Read(); err == nil || !strings.Contains(err.Error(), file) {
+		if _, _, err := k.Read(k.Name()); err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -130,7 +130,7 @@ func TestKeptAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	log.wait(t, "kept again")
-	if s, _, err := k.Read(); err != nil || s.Offers[0].Owner.Name != "7" {
+	if s, _, err := k.Read(k.Name()); err != nil || s.Offers[0].Owner.Name != "7" {
 		t.Errorf("%+v, %v", s, err)
 	}
 	cancel()

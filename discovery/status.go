@@ -13,6 +13,7 @@ type Status struct {
 	Wanted   uint64               // revision of State; 0 before the first
 	Sources  []model.SourceStatus // sorted by name
 	Problems []model.Problem      // of the sources and of the merge, sorted by owner
+	Found    []model.Found        // what the sources made of what they looked at, by source and name
 	State    model.State          // the newest sent
 }
 
@@ -29,7 +30,7 @@ func (c *Collector) Status() Status {
 		}
 	}
 	slices.SortStableFunc(sources, func(a, b model.SourceStatus) int { return strings.Compare(a.Name, b.Name) })
-	return Status{Wanted: c.sent.Revision, Sources: sources, Problems: c.problems, State: c.sent}
+	return Status{Wanted: c.sent.Revision, Sources: sources, Problems: c.problems, Found: c.found, State: c.sent}
 }
 
 // Changed gives a channel that is closed when Status changes next. A reader takes it before it calls Status, so that it

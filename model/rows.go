@@ -38,6 +38,7 @@ type Snapshot struct {
 	Offers   []Offer   `json:"offers"`
 	Problems []Problem `json:"problems,omitempty"` // owners that could not be read at all
 	Asked    []Asked   `json:"asked,omitempty"`    // owners that went lately because somebody asked for it, sorted by name
+	Found    []Found   `json:"found,omitempty"`    // what was made of everything that was looked at, sorted by name
 }
 
 // Asked is an owner that was taken away on purpose, by a call or by a stop. That it is listed no more is not to be doubted.

@@ -135,4 +135,5 @@ type Status struct {
 	Sources   []SourceStatus `json:"sources"`
 	Servers   []ServerStatus `json:"servers"`
 	Problems  []Problem      `json:"problems"`
+	Found     []Found        `json:"found,omitempty"` // what the sources made of what they looked at
 }

@@ -86,7 +86,8 @@ func (l *loop) setWanted(st model.State) {
 		next := &member{server: srv, rule: rule, since: time.Now()}
 		switch {
 		case m == nil:
-		case (m.server.Admin == model.Maint) != (srv.Admin == model.Maint): // out, or back through its first check
+		case (m.server.Admin == model.Maint) != (srv.Admin == model.Maint), // out, or back through its first check
+			m.server.Instance != srv.Instance: // another one of the same name: the address may be somebody else's by now
 			m.cancel()
 		default: // same identity, other address or rule: what clients are sent to stays until the new one passes
 			m.cancel()
@@ -108,7 +109,7 @@ func (l *loop) setWanted(st model.State) {
 
 // sameMember reports whether two rows of one key are followed the same way.
 func sameMember(a, b model.Server) bool {
-	return a.IP == b.IP && a.Host == b.Host && a.Many == b.Many && a.Port == b.Port && (a.Admin == model.Maint) == (b.Admin == model.Maint)
+	return a.IP == b.IP && a.Host == b.Host && a.Many == b.Many && a.Port == b.Port && a.Instance == b.Instance && (a.Admin == model.Maint) == (b.Admin == model.Maint)
 }
 
 // leaves calls do for every wanted server that may stand in a text, each address of a name by itself, in the order of the State.

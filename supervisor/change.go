@@ -87,7 +87,8 @@ func take(ctx context.Context, r Runtime, worker int, steps []plan.Step) error {
 type leaving struct {
 	step  plan.Step // that took it out
 	since time.Time
-	cut   bool // its connections were cut, and that was told
+	limit time.Duration // of its own, after which its connections are cut; 0: the default one
+	cut   bool          // they were cut, and that was told
 }
 
 // serverName names a server as HAProxy does.
@@ -186,18 +187,34 @@ func (l *loop) changedAtRuntime(out outcome, now time.Time) {
 		l.leaving = map[serverName]leaving{}
 	}
 	l.forget(out.plan.Steps)
+	limits := out.drainLimits()
 	for _, s := range out.plan.Steps {
 		name := serverName{s.Backend, s.Server}
 		switch s.Kind {
 		case plan.Remove:
-			l.leaving[name] = leaving{step: s, since: now}
-			if limit := l.s.o.leaveLimit(); limit > 0 && l.cutAt.IsZero() { // others leave sooner
-				l.cutAt = now.Add(limit)
+			v := leaving{step: s, since: now, limit: limits[s.Address]}
+			l.leaving[name] = v
+			if at, limited := l.s.o.cutsAt(v); limited && (l.cutAt.IsZero() || at.Before(l.cutAt)) {
+				l.cutAt = at
 			}
 		case plan.Add:
 			delete(l.leaving, name)
 		}
 	}
+}
+
+// drainLimits are those that servers of the State in force have for themselves, by address: what a user's template calls them is its own.
+func (out *outcome) drainLimits() map[string]time.Duration {
+	limits := map[string]time.Duration{}
+	if out.inForce == nil {
+		return limits
+	}
+	for i := range out.inForce.state.Servers {
+		if srv := &out.inForce.state.Servers[i]; srv.DrainFor > 0 {
+			limits[srv.Addr().String()] = max(limits[srv.Addr().String()], srv.DrainFor) // several at one address: nobody is cut too soon
+		}
+	}
+	return limits
 }
 
 // stateOf takes out of a reply to `show servers state` what must not outlive a change at run time: lines of servers that are leaving, or
@@ -314,9 +331,9 @@ func (l *loop) reap(now time.Time) {
 		return
 	}
 	l.reaping = true
-	worker, limit := l.haproxy.Worker, l.s.o.leaveLimit()
+	worker := l.haproxy.Worker
 	for _, v := range l.leaving {
-		if at := v.since.Add(limit); limit > 0 && at.After(now) && (l.cutAt.IsZero() || at.Before(l.cutAt)) {
+		if at, limited := l.s.o.cutsAt(v); limited && at.After(now) && (l.cutAt.IsZero() || at.Before(l.cutAt)) {
 			l.cutAt = at
 		}
 	}
@@ -338,7 +355,7 @@ func (l *loop) reap(now time.Time) {
 			if round.Err() != nil { // an apply waits
 				break
 			}
-			if limit > 0 && now.Sub(v.since) >= limit {
+			if at, limited := l.s.o.cutsAt(v); limited && !now.Before(at) {
 				cut, err := runtime.ShutdownSessions(name.backend, name.server)
 				if err == nil {
 					err = l.s.o.Runtime.Apply(ctx, worker, []runtime.Change{cut})
@@ -367,7 +384,7 @@ func (l *loop) reap(now time.Time) {
 				if v, still := l.leaving[name]; still && !v.cut && v.since.Equal(due[name].since) {
 					v.cut = true
 					l.leaving[name] = v
-					l.s.o.Log.Warn("a server that left still had connections, they are cut", "server", name.backend+"/"+name.server, "after", limit)
+					l.s.o.Log.Warn("a server that left still had connections, they are cut", "server", name.backend+"/"+name.server, "after", now.Sub(v.since))
 				}
 			}
 			for _, name := range gone {
@@ -382,8 +399,11 @@ func (l *loop) reap(now time.Time) {
 	})
 }
 
-// leaveLimit is how long a server that was removed may keep its connections; 0 is no limit.
-func (o *Options) leaveLimit() time.Duration { return cmp.Or(o.DrainTimeout, o.HardStop) }
+// cutsAt is when the connections of a server that was removed are cut; limited is false when they never are.
+func (o *Options) cutsAt(v leaving) (at time.Time, limited bool) {
+	limit := cmp.Or(v.limit, o.DrainTimeout, o.HardStop)
+	return v.since.Add(limit), limit > 0
+}
 
 // unanswered reports whether HAProxy has not answered: questions that nobody answers block its master socket, ten of them are enough.
 func unanswered(err error) bool { return err != nil && !errors.As(err, new(*runtime.ChangeError)) }
