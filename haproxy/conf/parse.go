@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,10 +38,16 @@ var sectionKinds = map[string]bool{
 // lines in HAProxy.
 func Parse(text []byte) (Text, error) {
 	var t Text
-	for no := 1; len(text) > 0; no++ {
-		var line []byte
-		line, text, _ = bytes.Cut(text, []byte{'\n'})
-		words, err := split(string(line))
+	var space room
+	rest := string(text)
+	for no := 1; len(rest) > 0; no++ {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
+		words, plain := space.split(line)
+		var err error
+		if !plain {
+			words, err = split(line)
+		}
 		if err != nil {
 			return Text{}, fmt.Errorf("line %d: %w", no, err)
 		}
@@ -90,6 +95,36 @@ func (t Text) Skeleton() []string {
 		}
 	}
 	return form
+}
+
+// room is where the words of many lines stand: one allocation holds those of a hundred.
+type room []string
+
+// split is split for a line in which nothing but spaces has a meaning; it reports whether it is one. The words are parts of the line.
+func (r *room) split(line string) ([]string, bool) {
+	if most := len(line)/2 + 1; cap(*r)-len(*r) < most {
+		*r = make([]string, 0, max(most, 1024))
+	}
+	out, begin := (*r)[len(*r):], -1
+	for i := range len(line) {
+		switch line[i] {
+		case 0, '\r', '#', '\'', '"', '\\':
+			return nil, false
+		case ' ', '\t', '\v', '\f':
+			if begin >= 0 {
+				out, begin = append(out, line[begin:i]), -1
+			}
+		default:
+			if begin < 0 {
+				begin = i
+			}
+		}
+	}
+	if begin >= 0 {
+		out = append(out, line[begin:])
+	}
+	*r = (*r)[:len(*r)+len(out)]
+	return slices.Clip(out), true
 }
 
 // split cuts one line into words as HAProxy's own reader does.

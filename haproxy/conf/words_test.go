@@ -206,6 +206,14 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add("a\n\ndefaults from x\nbackend b from x\n server s 127.0.0.1:1-2 id 3\nlisten l\n bind :80,[::]:1-3,*:4\n")
 	f.Fuzz(func(t *testing.T, s string) {
+		var space room
+		for line := range strings.SplitSeq(s, "\n") {
+			words, plain := space.split(line)
+			want, err := split(line)
+			if plain && (err != nil || !slices.Equal(words, want)) {
+				t.Fatalf("%q: words %q, want %q, %v", line, words, want, err)
+			}
+		}
 		text, err := Parse([]byte(s))
 		if err != nil {
 			return
