@@ -297,7 +297,7 @@ func disagreement(text conf.Text, rows []runtime.ServerState) string {
 				return fmt.Sprintf("%s/%s is not there", m.Backend, m.Name)
 			case r.Addr.IsValid() && netip.AddrPortFrom(r.Addr.Addr().Unmap(), r.Addr.Port()) != netip.AddrPortFrom(m.Addr.Addr().Unmap(), m.Addr.Port()):
 				return fmt.Sprintf("%s/%s is at %s", m.Backend, m.Name, r.Addr)
-			case r.Weight != m.Weight && !slices.Contains(m.Options, "agent-check"): // whose agent sets it
+			case r.Weight != m.Weight && !slices.Contains(m.Options(), "agent-check"): // whose agent sets it
 				return fmt.Sprintf("%s/%s has weight %d", m.Backend, m.Name, r.Weight)
 			}
 		}

@@ -6,8 +6,11 @@ import (
 	"strings"
 )
 
-// Text is a configuration as HAProxy reads it: sections of lines of words, in the order of the text.
-type Text struct{ Sections []Section }
+// Text is a configuration as HAProxy reads it: sections of lines of words, in the order of the text. It is never changed.
+type Text struct {
+	Sections []Section
+	read     *read // nil: Parse did not make it
+}
 
 // Section is one section. What stands before the first one is a Section without Kind (HAProxy refuses it, unless these are
 // directives such as .if).
@@ -37,7 +40,7 @@ var sectionKinds = map[string]bool{
 // the line and is one that every version has as well: open quotes, bad escapes and variables, NUL. There is no continuation of
 // lines in HAProxy.
 func Parse(text []byte) (Text, error) {
-	var t Text
+	t := Text{read: &read{}}
 	var space room
 	rest := string(text)
 	for no := 1; len(rest) > 0; no++ {

@@ -1,6 +1,9 @@
 package conf
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // Pool is a backend or listen section with what it takes from the defaults that hold for it.
 type Pool struct {
@@ -10,16 +13,33 @@ type Pool struct {
 	Members  []Member // its server lines, in the order of the text
 }
 
-// Member is one server line with what default-server lines add to it.
+// Member is one server line, and what default-server lines add to it.
 type Member struct {
 	Server
-	Options []string // words that hold for it: of default-server lines, those of its defaults first, then its own from the third on
+	Defaults []string // words of default-server lines that hold for it, those of its defaults first; do not change
+}
+
+// Options lists the words that hold for a server: those of default-server lines, then its own from the third on.
+func (m Member) Options() []string { return slices.Concat(m.Defaults, m.Words[3:]) }
+
+// read is what was made of a text once; nothing changes a text that was read.
+type read struct {
+	once  sync.Once
+	pools []Pool
 }
 
 // Pools lists the backend and listen sections of the text. Sections take over the directives of the defaults section that they name, or
 // of the last one above them (configuration manual, section 4, "defaults"); a default-server line holds for the server lines below it
-// (section 5.2).
+// (section 5.2). Of a text that Parse has read the list is made once: do not change it.
 func (t Text) Pools() []Pool {
+	if t.read == nil {
+		return t.listPools()
+	}
+	t.read.once.Do(func() { t.read.pools = t.listPools() })
+	return t.read.pools
+}
+
+func (t Text) listPools() []Pool {
 	type inherited struct{ balance, hashType, options []string }
 	var last inherited // of the last defaults section
 	named := map[string]inherited{}
@@ -32,10 +52,6 @@ func (t Text) Pools() []Pool {
 		case "default-server":
 			h.options = slices.Concat(h.options, words[1:])
 		}
-	}
-	servers := map[int][]Server{} // by line
-	for _, s := range t.Servers() {
-		servers[s.No] = append(servers[s.No], s)
 	}
 	var pools []Pool
 	for _, s := range t.Sections {
@@ -57,11 +73,13 @@ func (t Text) Pools() []Pool {
 			}
 		case "backend", "listen":
 			p := Pool{Name: s.Name}
+			p.Members = make([]Member, 0, len(s.Lines))
 			for _, l := range s.Lines {
-				for _, srv := range servers[l.No] {
-					m := Member{Server: srv, Options: slices.Concat(from.options, srv.Words[3:])}
-					m.Weight = number(m.Options, "weight", 1)
-					p.Members = append(p.Members, m)
+				if s.Members(l) {
+					weight := number(from.options, "weight", 1)
+					for srv := range serversOf(s, l, weight) {
+						p.Members = append(p.Members, Member{srv, from.options})
+					}
 				}
 				read(&from, l.Words)
 			}

@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -62,16 +63,27 @@ func (t Text) Servers() []Server {
 			case l.Words[0] == "default-server":
 				weight = number(l.Words[1:], "weight", weight)
 			case !s.Members(l):
-			case l.Words[0] == "server":
-				all = append(all, newServer(s, l.No, l.Words, weight))
 			default:
-				for _, words := range templated(l) {
-					all = append(all, newServer(s, l.No, words, weight))
-				}
+				all = slices.AppendSeq(all, serversOf(s, l, weight))
 			}
 		}
 	}
 	return all
+}
+
+// serversOf gives the servers of a line that makes some.
+func serversOf(s Section, l Line, weight int) iter.Seq[Server] {
+	return func(yield func(Server) bool) {
+		if l.Words[0] == "server" {
+			yield(newServer(s, l.No, l.Words, weight))
+			return
+		}
+		for _, words := range templated(l) {
+			if !yield(newServer(s, l.No, words, weight)) {
+				return
+			}
+		}
+	}
 }
 
 func newServer(s Section, no int, words []string, weight int) Server {

@@ -42,7 +42,7 @@ backend "my be" from base
 		}},
 		{Kind: "frontend", No: 13},
 	}}
-	if !reflect.DeepEqual(got, want) {
+	if !reflect.DeepEqual(got.Sections, want.Sections) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -165,5 +165,17 @@ frontend f
 	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What was made of a text must not be told of another one.
+func TestPoolsOfEachText(t *testing.T) {
+	first := parse(t, "backend b\n server s 127.0.0.1:1\n")
+	if a, b := first.Pools(), first.Pools(); &a[0] != &b[0] {
+		t.Error("the list is made twice")
+	}
+	other := Text{Sections: parse(t, "backend b\n server s 127.0.0.1:2\n").Sections}
+	if got := other.Pools()[0].Members[0].Raw; got != "127.0.0.1:2" {
+		t.Errorf("server at %s", got)
 	}
 }

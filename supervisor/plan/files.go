@@ -169,7 +169,10 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 	}
 	var certs, entries, reload []string
 	done := map[string]bool{}
-	before, after := mentions(was.Text), mentions(now.Text)
+	var before, after []mention
+	if len(was.Files)+len(now.Files) > 0 {
+		before, after = mentions(was.Text), mentions(now.Text)
+	}
 	for _, name := range slices.Sorted(maps.Keys(now.Files)) {
 		f := now.Files[name]
 		o, had := was.Files[name]

@@ -152,28 +152,35 @@ func (k serverKey) String() string { return k.backend + "/" + k.name }
 
 // servers tells what becomes of servers, for people.
 func servers(was, now conf.Text) []Reason {
-	old := map[serverKey]conf.Server{}
-	for _, s := range was.Servers() {
-		old[serverKey{s.Backend, s.Name}] = s
+	before, after := was.Pools(), now.Pools()
+	if !slices.EqualFunc(before, after, func(a, b conf.Pool) bool { return a.Name == b.Name }) {
+		before, after = together(before), together(after)
 	}
 	var added, removed, changed, moved []string
-	seen := map[serverKey]bool{}
-	for _, s := range now.Servers() {
-		key := serverKey{s.Backend, s.Name}
-		seen[key] = true
-		o, ok := old[key]
-		switch {
-		case !ok:
-			added = append(added, key.String())
-		case o.ID != s.ID && o.Raw == s.Raw:
-			moved = append(moved, key.String())
-		case !slices.Equal(o.Words, s.Words):
-			changed = append(changed, key.String())
+	for i := range after {
+		left, new := differing(before[i].Members, after[i].Members)
+		old := make(map[serverKey]conf.Member, len(left))
+		for _, m := range left {
+			old[serverKey{m.Backend, m.Name}] = m
 		}
-	}
-	for _, s := range was.Servers() {
-		if key := (serverKey{s.Backend, s.Name}); !seen[key] {
-			removed = append(removed, key.String())
+		seen := make(map[serverKey]bool, len(new))
+		for _, m := range new {
+			key := serverKey{m.Backend, m.Name}
+			seen[key] = true
+			o, ok := old[key]
+			switch {
+			case !ok:
+				added = append(added, key.String())
+			case o.ID != m.ID && o.Raw == m.Raw:
+				moved = append(moved, key.String())
+			case !slices.Equal(o.Words, m.Words):
+				changed = append(changed, key.String())
+			}
+		}
+		for _, m := range left {
+			if key := (serverKey{m.Backend, m.Name}); !seen[key] {
+				removed = append(removed, key.String())
+			}
 		}
 	}
 	var out []Reason
@@ -183,6 +190,15 @@ func servers(was, now conf.Text) []Reason {
 		}
 	}
 	return out
+}
+
+// together makes one pool of all, where texts have different ones.
+func together(pools []conf.Pool) []conf.Pool {
+	var all conf.Pool
+	for _, p := range pools {
+		all.Members = append(all.Members, p.Members...)
+	}
+	return []conf.Pool{all}
 }
 
 func listeners(was, now conf.Text) Reason {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -147,5 +148,56 @@ func TestManySubjects(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	if _, err := Read(conf.Bundle{Main: []byte("global\n  log \"x\n")}); err == nil {
 		t.Error("a text with an open quote was read")
+	}
+}
+
+// TestDiffering: what is cut off is the same in both lists, and no name of what is left stands in it.
+func TestDiffering(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	list := func(n int) (all []conf.Member) {
+		for range n {
+			name := string(rune('a' + random.IntN(9)))
+			all = append(all, conf.Member{Server: conf.Server{Backend: "b", Name: name, Words: []string{"server", name, string(rune('0' + random.IntN(2)))}}})
+		}
+		return all
+	}
+	cut := 0
+	for range 20_000 {
+		front, back := list(random.IntN(4)), list(random.IntN(4))
+		was := slices.Concat(front, list(random.IntN(3)), back)
+		now := slices.Concat(front, list(random.IntN(3)), back)
+		before, after := differing(was, now)
+		n := len(was) - len(before)
+		if n != len(now)-len(after) {
+			t.Fatalf("%v and %v: %d and %d are left", was, now, len(before), len(after))
+		}
+		first := 0
+		for first < n && equal(&was[first], &now[first]) {
+			first++
+		}
+		for ; first >= 0; first-- { // where the cut was made cannot be told from the lists alone
+			rest := n - first
+			if slices.EqualFunc(was[first:len(was)-rest], before, func(a, b conf.Member) bool { return equal(&a, &b) }) &&
+				slices.EqualFunc(now[first:len(now)-rest], after, func(a, b conf.Member) bool { return equal(&a, &b) }) &&
+				slices.EqualFunc(was[len(was)-rest:], now[len(now)-rest:], func(a, b conf.Member) bool { return equal(&a, &b) }) {
+				break
+			}
+		}
+		if first < 0 {
+			t.Fatalf("%v and %v: %v and %v are no middle of theirs", was, now, before, after)
+		}
+		if n == 0 {
+			continue
+		}
+		cut++
+		for _, m := range slices.Concat(before, after) {
+			same := func(o conf.Member) bool { return o.Name == m.Name }
+			if slices.ContainsFunc(was[:first], same) || slices.ContainsFunc(was[first+len(before):], same) {
+				t.Fatalf("%v and %v: %s is cut off and left", was, now, m.Name)
+			}
+		}
+	}
+	if cut < 1000 {
+		t.Errorf("only %d were cut", cut)
 	}
 }

@@ -47,20 +47,21 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 	var wanted []netip.AddrPort         // by additions
 	refuse := func(cause Cause, about string) { why = append(why, Reason{Cause: cause, About: []string{about}}) }
 	for i, next := range after {
-		old := map[string]conf.Member{}
-		for _, m := range before[i].Members {
+		left, new := differing(before[i].Members, next.Members)
+		old := make(map[string]conf.Member, len(left))
+		for _, m := range left {
 			old[m.Name] = m
 		}
 		same := map[string]bool{}
 		var joined []conf.Member
-		for _, m := range next.Members {
+		for _, m := range new {
 			o, known := old[m.Name]
 			if !known {
 				joined = append(joined, m)
 				continue
 			}
 			same[m.Name] = true
-			if slices.Equal(o.Words, m.Words) && slices.Equal(o.Options, m.Options) {
+			if equal(&o, &m) {
 				continue
 			}
 			changed, ok := alter(o, m)
@@ -69,7 +70,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 			}
 			changes = append(changes, changed...)
 		}
-		for _, m := range before[i].Members {
+		for _, m := range left {
 			if !same[m.Name] {
 				freed[m.Addr] = append(freed[m.Addr], len(removals))
 				gone, word := add(before[i], m)
@@ -80,7 +81,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 				removals = append(removals, gone)
 			}
 		}
-		if len(joined) > 0 || len(same) < len(before[i].Members) {
+		if len(joined) > 0 || len(same) < len(left) {
 			if word := dynamic(next); word != "" {
 				refuse(NotDynamic, next.Name+" "+word)
 			}
@@ -131,6 +132,40 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 	return slices.Concat(first, moves, additions, changes, last), nil
 }
 
+// equal reports whether two lines mean the same server.
+func equal(o, m *conf.Member) bool {
+	return o.Backend == m.Backend && slices.Equal(o.Words, m.Words) && slices.Equal(o.Defaults, m.Defaults)
+}
+
+// differing cuts off the servers at the beginning and at the end that two lists share: one change among thousands is then about one. Where a
+// name stands on both sides of a cut, the lists come back whole.
+func differing(was, now []conf.Member) (before, after []conf.Member) {
+	first, last := 0, min(len(was), len(now))
+	for first < last && equal(&was[first], &now[first]) {
+		first++
+	}
+	last -= first
+	n := 0
+	for n < last && equal(&was[len(was)-1-n], &now[len(now)-1-n]) {
+		n++
+	}
+	before, after = was[first:len(was)-n], now[first:len(now)-n]
+	names := make(map[string]bool, len(before)+len(after))
+	for _, list := range [][]conf.Member{before, after} {
+		for i := range list {
+			names[list[i].Name] = true
+		}
+	}
+	for _, list := range [][]conf.Member{was[:first], was[len(was)-n:]} {
+		for i := range list {
+			if names[list[i].Name] {
+				return was, now
+			}
+		}
+	}
+	return before, after
+}
+
 // named lists servers that are to go and that other lines name, as use-server, track and fetches like srv_is_up do: whether the text is
 // good without them HAProxy has to say.
 func named(t conf.Text, gone []Step) []string {
@@ -178,7 +213,7 @@ func renumbered(was, now conf.Pool) string {
 	before, after := numbers(was), numbers(now)
 	for _, m := range now.Members {
 		id, stays := before[m.Name]
-		if o, _ := read(m.Options); stays && id != after[m.Name] && o["hash-key"] != "addr" && o["hash-key"] != "addr-port" {
+		if o, _ := read(m.Options()); stays && id != after[m.Name] && o["hash-key"] != "addr" && o["hash-key"] != "addr-port" {
 			return key(m)
 		}
 	}
@@ -218,7 +253,7 @@ func cause(o, m conf.Member) Cause {
 
 // add is the step for a new server, or the word that stands in the way.
 func add(p conf.Pool, m conf.Member) (Step, string) {
-	o, word := read(m.Options)
+	o, word := read(m.Options())
 	if word != "" {
 		return Step{}, word
 	}
@@ -237,8 +272,8 @@ func add(p conf.Pool, m conf.Member) (Step, string) {
 
 // alter gives the steps from one line of a server to another, where only its address, weight or maxconn differ.
 func alter(o, m conf.Member) ([]Step, bool) {
-	was, unknown := read(o.Options)
-	now, unknownNow := read(m.Options)
+	was, unknown := read(o.Options())
+	now, unknownNow := read(m.Options())
 	if unknown != "" || unknownNow != "" {
 		return nil, false
 	}
