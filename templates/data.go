@@ -140,6 +140,10 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 		}
 		d.Pools = append(d.Pools, p)
 	}
+	count := map[string]int{}
+	for i := range s.Servers {
+		count[s.Servers[i].Service]++
+	}
 	for _, srv := range s.Servers {
 		at, ok := index[srv.Service]
 		b, err := newBackend(srv)
@@ -148,6 +152,9 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 		}
 		if err != nil {
 			return Data{}, fmt.Errorf("render server %q: %w", srv.Name, err)
+		}
+		if d.Pools[at].Servers == nil {
+			d.Pools[at].Servers = make([]Backend, 0, count[srv.Service])
 		}
 		d.Pools[at].Servers = append(d.Pools[at].Servers, b)
 	}

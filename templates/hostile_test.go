@@ -327,7 +327,7 @@ func TestPanic(t *testing.T) {
 func FuzzTemplate(f *testing.F) {
 	f.Add(builtin)
 	for _, s := range []string{"{{range .Services}}{{.Publish.Port}}{{end}}", "{{define \"a\"}}{{.}}{{end}}{{template \"a\" 1}}", "{{- 1 -}}\r\n{{/* */}}",
-		"{{with $x := .Stats}}{{else with 1}}{{$x}}{{end}}", "{{block \"a\" .}}x{{end}}", "{{range $i, $c := 3}}{{break}}{{end}}", "frontend a\n rspdel ^ETag:.*\n"} {
+		"{{with $x := .Stats}}{{else with 1}}{{$x}}{{end}}", "{{block \"a\" .}}x{{end}}", "{{range $i, $c := 3}}{{break}}{{end}}", "{{range .Pools}}{{range $s := .Servers}}{{.Name}}{{with $s.Weight}}{{.}}{{end}}{{else}}x{{end}}{{end}}", "frontend a\n rspdel ^ETag:.*\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, source string) {
@@ -337,6 +337,7 @@ func FuzzTemplate(f *testing.F) {
 			tmpl.limits = limits{time: 200 * time.Millisecond, text: 4 << 20, lines: 1 << 16, values: 16 << 20}
 			b, err = tmpl.Render(sample(8081, addrs("192.0.2.1:80")...), sampleGlobals(), abilities(t, "2.6"))
 		}
+		sameWithoutLoops(t, source, sample(8081, addrs("192.0.2.1:80", "192.0.2.2:80")...))
 		var placed *Error
 		switch {
 		case errors.As(err, &placed):

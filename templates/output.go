@@ -36,19 +36,19 @@ func (m marks) node(k kind, line int, pos parse.Pos) parse.Node {
 }
 
 // part marks one template of the source. The error belongs to the line.
-func (m marks) part(root *parse.ListNode, starts []int) (line int, err error) {
-	if line, err = m.list(root, starts, 0); err != nil {
+func (t *Template) part(root *parse.ListNode, starts []int) (line int, err error) {
+	if line, err = t.list(root, starts, 0); err != nil {
 		return line, err
 	}
 	line = 1
 	if len(root.Nodes) > 0 {
 		line = lineAt(starts, root.Nodes[0].Position())
 	}
-	root.Nodes = slices.Concat([]parse.Node{m.node(enter, line, root.Pos)}, root.Nodes, []parse.Node{m.node(leave, line, root.Pos)})
+	root.Nodes = slices.Concat([]parse.Node{t.marks.node(enter, line, root.Pos)}, root.Nodes, []parse.Node{t.marks.node(leave, line, root.Pos)})
 	return 0, nil
 }
 
-func (m marks) list(list *parse.ListNode, starts []int, depth int) (line int, err error) {
+func (t *Template) list(list *parse.ListNode, starts []int, depth int) (line int, err error) {
 	if list == nil {
 		return 0, nil
 	}
@@ -59,10 +59,10 @@ func (m marks) list(list *parse.ListNode, starts []int, depth int) (line int, er
 		switch n := n.(type) {
 		case *parse.TextNode:
 			n.Text = bytes.Clone(n.Text) // for an address of its own
-			m[&n.Text[0]] = mark{lineAt(starts, n.Pos), text}
+			t.marks[&n.Text[0]] = mark{lineAt(starts, n.Pos), text}
 		case *parse.ActionNode:
 			if len(n.Pipe.Decl) == 0 {
-				nodes = append(nodes, m.node(value, n.Line, n.Pos))
+				nodes = append(nodes, t.marks.node(value, n.Line, n.Pos))
 			}
 		case *parse.IfNode:
 			lists, at = []*parse.ListNode{n.List, n.ElseList}, n.Line
@@ -75,12 +75,15 @@ func (m marks) list(list *parse.ListNode, starts []int, depth int) (line int, er
 			return at, fmt.Errorf("its blocks are nested more than %d deep", maxNesting)
 		}
 		for _, l := range lists {
-			if line, err := m.list(l, starts, depth+1); err != nil {
+			if line, err := t.list(l, starts, depth+1); err != nil {
 				return line, err
 			}
 		}
-		if n, ok := n.(*parse.RangeNode); ok {
-			n.List.Nodes = append([]parse.Node{m.node(loop, n.Line, n.Pos)}, n.List.Nodes...)
+		if loops, ok := n.(*parse.RangeNode); ok {
+			loops.List.Nodes = append([]parse.Node{t.marks.node(loop, loops.Line, loops.Pos)}, loops.List.Nodes...)
+			if t.fast {
+				n = t.withServers(loops)
+			}
 		}
 		nodes = append(nodes, n)
 	}
@@ -137,6 +140,7 @@ type output struct {
 	text  bytes.Buffer
 	calls int // templates that run now
 	line  int // of the template, where the execution is
+	value []byte
 
 	lines []int // of the template, for each line that has ended
 	from  int   // the same for the one that is being written
@@ -150,30 +154,38 @@ func (o *output) Write(b []byte) (int, error) {
 	if cap(b) > 0 {
 		m, known = o.of.marks[&b[:1][0]]
 	}
+	if err := o.put(b, m, known); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// put is Write of what is known to be of the template, or not.
+func (o *output) put(b []byte, m mark, known bool) error {
 	if known {
 		if m.kind == leave {
 			o.calls--
-			return 0, nil
+			return nil
 		}
 		o.line = m.line
 		if m.kind == enter {
 			if o.calls++; o.calls > maxCalls {
-				return 0, o.of.errorAt(o.line, fmt.Errorf("templates call each other more than %d deep", maxCalls))
+				return o.of.errorAt(o.line, fmt.Errorf("templates call each other more than %d deep", maxCalls))
 			}
 		}
 		if (m.kind == enter || m.kind == loop) && time.Now().After(o.end) {
-			return 0, o.of.errorAt(o.line, fmt.Errorf("it ran for more than %s", o.of.limits.time))
+			return o.of.errorAt(o.line, fmt.Errorf("it ran for more than %s", o.of.limits.time))
 		}
 	}
 	if o.text.Len()+len(b) > o.of.limits.text {
-		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d bytes", o.of.limits.text))
+		return o.of.errorAt(o.line, fmt.Errorf("its text has more than %d bytes", o.of.limits.text))
 	}
 	if len(o.lines) > o.of.limits.lines {
-		return 0, o.of.errorAt(o.line, fmt.Errorf("its text has more than %d lines", o.of.limits.lines))
+		return o.of.errorAt(o.line, fmt.Errorf("its text has more than %d lines", o.of.limits.lines))
 	}
 	o.text.Write(b)
 	o.follow(b, known && m.kind == text)
-	return len(b), nil
+	return nil
 }
 
 // follow notes the lines that b ends and begins; with moves, b is text of the template.

@@ -39,6 +39,8 @@ type Template struct {
 	source []byte
 	text   *template.Template
 	marks  marks
+	fast   bool
+	loops  []serverLoop
 	limits limits
 }
 
@@ -53,8 +55,11 @@ func Builtin() *Template {
 
 // Parse reads a user's template; name stands in its errors, with the line. The functions are those of text/template, and what
 // Functions lists. An *Error says what is wrong, and where.
-func Parse(name string, source []byte) (*Template, error) {
-	t := &Template{name: name, source: source, marks: marks{}, limits: standard}
+func Parse(name string, source []byte) (*Template, error) { return read(name, source, true) }
+
+// read is Parse; fast puts a serverLoop before loops that can be one.
+func read(name string, source []byte, fast bool) (*Template, error) {
+	t := &Template{name: name, source: source, marks: marks{}, fast: fast, limits: standard}
 	switch {
 	case len(source) > MaxSource:
 		return nil, t.errorAt(0, fmt.Errorf("it has more than %d bytes", MaxSource))
@@ -73,7 +78,7 @@ func Parse(name string, source []byte) (*Template, error) {
 		if part.Tree == nil {
 			continue
 		}
-		if line, err := t.marks.part(part.Root, starts); err != nil {
+		if line, err := t.part(part.Root, starts); err != nil {
 			return nil, t.errorAt(line, err)
 		}
 	}
@@ -97,6 +102,8 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 	}
 	run.Funcs((&budget{left: t.limits.values}).functions())
 	out := output{of: t, end: time.Now().Add(t.limits.time)}
+	run.Funcs(out.servers())
+	out.text.Grow(4096 + 80*len(s.Servers)) // about what is needed
 	if err := guard(func() error { return run.Execute(&out, d) }); err != nil {
 		return conf.Bundle{}, t.wrap(err)
 	}

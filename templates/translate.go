@@ -63,7 +63,7 @@ func translate(main []byte) ([]byte, []conf.Note) {
 
 func mentions(main []byte) bool {
 	for keyword := range removed {
-		if bytes.Contains(main, []byte(keyword)) {
+		if rare := keyword[2:]; bytes.Contains(main, []byte(rare)) && bytes.Contains(main, []byte(keyword)) { // an r stands everywhere
 			return true
 		}
 	}
