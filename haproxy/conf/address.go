@@ -31,7 +31,7 @@ func parseAddress(raw string) address {
 		}
 		rest = tail
 	}
-	if strings.HasPrefix(rest, "/") || strings.ContainsAny(rest, "$ ") { // a path, a variable
+	if strings.HasPrefix(rest, "/") || strings.IndexByte(rest, '$') >= 0 || strings.IndexByte(rest, ' ') >= 0 { // a path, a variable
 		return a
 	}
 	a.stream = true

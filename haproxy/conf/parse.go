@@ -43,6 +43,7 @@ func Parse(text []byte) (Text, error) {
 	t := Text{read: &read{}}
 	var space room
 	rest := string(text)
+	lines, first := make([]Line, 0, strings.Count(rest, "\n")+1), 0 // of all sections, and where those of the last one begin
 	for no := 1; len(rest) > 0; no++ {
 		var line string
 		line, rest, _ = strings.Cut(rest, "\n")
@@ -64,13 +65,14 @@ func Parse(text []byte) (Text, error) {
 			if n := len(words); n > 2 && words[n-2] == "from" {
 				s.From = words[n-1]
 			}
-			t.Sections = append(t.Sections, s)
+			t.Sections, first = append(t.Sections, s), len(lines)
 		default:
 			if len(t.Sections) == 0 {
 				t.Sections = append(t.Sections, Section{No: no})
 			}
 			s := &t.Sections[len(t.Sections)-1]
-			s.Lines = append(s.Lines, Line{No: no, Words: words})
+			lines = append(lines, Line{No: no, Words: words})
+			s.Lines = slices.Clip(lines[first:])
 		}
 	}
 	return t, nil

@@ -104,8 +104,13 @@ func number(words []string, key string, n int) int {
 		if words[i] != key {
 			continue
 		}
-		digits := strings.TrimPrefix(words[i+1], "+") // HAProxy reads as many digits as there are
-		digits = digits[:len(digits)-len(strings.TrimLeft(digits, "0123456789"))]
+		digits := strings.TrimPrefix(words[i+1], "+")
+		for j, c := range []byte(digits) { // HAProxy reads as many as there are
+			if c < '0' || c > '9' {
+				digits = digits[:j]
+				break
+			}
+		}
 		if v, err := strconv.ParseUint(digits, 10, 31); err == nil {
 			n = int(v)
 		}

@@ -149,6 +149,9 @@ func rotated(was, now Bundle) (paths map[string]string, same conf.Text) {
 			same.Sections[i].Lines[j] = l
 		}
 	}
+	if len(paths) == 0 {
+		same = now.Text
+	}
 	return paths, same
 }
 

@@ -122,7 +122,8 @@ func Make(was, now Bundle, names Names) Plan {
 
 // compare adds what the difference of two texts takes.
 func (p *Plan) compare(was, now conf.Text) {
-	about := servers(was, now)
+	pairs := pair(was.Pools(), now.Pools())
+	about := servers(pairs)
 	moved := listeners(was, now)
 	p.add(moved)
 	same := slices.Equal(rest(was), rest(now))
@@ -134,7 +135,7 @@ func (p *Plan) compare(was, now conf.Text) {
 	}
 	p.Changes = append(about, p.Changes...)
 	if len(p.Reload) == 0 {
-		p.Steps, p.Reload = steps(was, now)
+		p.Steps, p.Reload = steps(now, pairs)
 	}
 }
 
@@ -150,15 +151,30 @@ type serverKey struct{ backend, name string }
 
 func (k serverKey) String() string { return k.backend + "/" + k.name }
 
-// servers tells what becomes of servers, for people.
-func servers(was, now conf.Text) []Reason {
-	before, after := was.Pools(), now.Pools()
-	if !slices.EqualFunc(before, after, func(a, b conf.Pool) bool { return a.Name == b.Name }) {
-		before, after = together(before), together(after)
+// pools is one backend in both texts, and the servers that may differ.
+type pools struct {
+	was, now  conf.Pool
+	left, new []conf.Member
+}
+
+// pair puts the backends of two texts side by side. Where they do not have the same ones, all servers are in one of them.
+func pair(was, now []conf.Pool) []pools {
+	if !slices.EqualFunc(was, now, func(a, b conf.Pool) bool { return a.Name == b.Name }) {
+		was, now = together(was), together(now)
 	}
+	pairs := make([]pools, len(now))
+	for i := range now {
+		left, new := differing(was[i].Members, now[i].Members)
+		pairs[i] = pools{was[i], now[i], left, new}
+	}
+	return pairs
+}
+
+// servers tells what becomes of servers, for people.
+func servers(pairs []pools) []Reason {
 	var added, removed, changed, moved []string
-	for i := range after {
-		left, new := differing(before[i].Members, after[i].Members)
+	for _, p := range pairs {
+		left, new := p.left, p.new
 		old := make(map[serverKey]conf.Member, len(left))
 		for _, m := range left {
 			old[serverKey{m.Backend, m.Name}] = m

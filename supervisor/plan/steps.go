@@ -36,18 +36,17 @@ type Step struct {
 	Data            []byte   // the same: what stands in it from now on; may be secret
 }
 
-// steps says how a running worker comes from one text to another that differs in server lines only. Reasons say why it cannot.
-func steps(was, now conf.Text) (out []Step, why []Reason) {
+// steps says how a running worker comes to the text now from one that differs in server lines only. Reasons say why it cannot.
+func steps(now conf.Text, pairs []pools) (out []Step, why []Reason) {
 	if word := opaque(now); word != "" {
 		return nil, []Reason{{Cause: NotDynamic, About: []string{word}}}
 	}
-	before, after := was.Pools(), now.Pools()
 	var removals, additions, changes []Step
 	freed := map[netip.AddrPort][]int{} // which removals free an address
 	var wanted []netip.AddrPort         // by additions
 	refuse := func(cause Cause, about string) { why = append(why, Reason{Cause: cause, About: []string{about}}) }
-	for i, next := range after {
-		left, new := differing(before[i].Members, next.Members)
+	for _, p := range pairs {
+		before, next, left, new := p.was, p.now, p.left, p.new
 		old := make(map[string]conf.Member, len(left))
 		for _, m := range left {
 			old[m.Name] = m
@@ -73,7 +72,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 		for _, m := range left {
 			if !same[m.Name] {
 				freed[m.Addr] = append(freed[m.Addr], len(removals))
-				gone, word := add(before[i], m)
+				gone, word := add(before, m)
 				if word != "" {
 					gone = Step{Backend: m.Backend, Server: m.Name}
 				}
@@ -86,7 +85,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 				refuse(NotDynamic, next.Name+" "+word)
 			}
 		}
-		if name := renumbered(before[i], next); name != "" {
+		if name := renumbered(before, next); name != "" {
 			refuse(ServerOption, name+" without id")
 		}
 		for _, m := range joined {
@@ -98,7 +97,7 @@ func steps(was, now conf.Text) (out []Step, why []Reason) {
 			wanted = append(wanted, m.Addr)
 			additions = append(additions, step)
 		}
-		if !ordered(before[i], next) {
+		if !ordered(before, next) {
 			refuse(ServerOrder, next.Name)
 		}
 	}
