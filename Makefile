@@ -22,7 +22,7 @@ lint: ## golangci-lint
 fuzz: ## each fuzz target for a while (FUZZ=60, seconds)
 	@exec test/fuzz.sh $(or $(FUZZ),60)
 
-tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0 and 3.2
+tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0 and 3.2, a Debian root for images
 	@exec test/install-tools.sh
 
 bench: ## the figures that README quotes, into bench/results (about ten minutes)
@@ -34,4 +34,4 @@ chaos: ## five minutes of faults under load, at random; writes docs/faults.md (T
 	  go test ./test/chaos -count 1 -timeout 60m -run TestChaos -v
 
 clean: ## remove what was built
-	rm -rf bin bench/results .haproxy
+	rm -rf bin bench/results .haproxy .images

@@ -44,6 +44,8 @@ var imports = []struct {
 	{pkg: "api/metrics", may: []string{"model", "api"}, why: "metrics are a view on Status", only: "github.com/prometheus/"},
 	{pkg: "watch", why: "that a file has changed has nothing to do with what is in it", only: "github.com/fsnotify/"},
 	{pkg: "sample/web", why: "a sample stands alone"},
+	{pkg: "test/dockertest", why: "tests of every package use it, and a Docker Engine knows nothing of us"},
+	{pkg: "test/dockertest/server", why: "it runs alone in an image"},
 	{pkg: "bench/…", may: []string{"bench/…", "test/…", "model"}, why: "a benchmark drives the binary from outside"},
 	{pkg: "test/…", may: []string{"…"}, why: "tests drive everything"},
 }
@@ -97,7 +99,7 @@ func judge(t *testing.T, path, pkg, name string) {
 		if !slices.ContainsFunc(rule.may, func(m string) bool { return matches(m, ours) }) {
 			t.Errorf("%s imports %s: %s", path, ours, rule.why)
 		}
-		if ours == "haproxy/haproxytest" && !strings.HasPrefix(pkg, "test/") {
+		if (ours == "haproxy/haproxytest" || ours == "test/dockertest") && !strings.HasPrefix(pkg, "test/") {
 			t.Errorf("%s imports %s, which is for tests", path, ours)
 		}
 	}

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what `make test` needs and leaves alone what is there: Debian packages (with sudo where we are not root),
-# golangci-lint of a fixed version, and the three HAProxy versions.
+# golangci-lint of a fixed version, the three HAProxy versions, and the Debian root that images are built from.
 #
 #	install-tools.sh           everything
 #	install-tools.sh packages  Debian packages only
 #	install-tools.sh lint      golangci-lint only
 #	install-tools.sh haproxy   the HAProxy versions only
+#	install-tools.sh debian    the Debian root only
 #	install-tools.sh run       what `make run` needs: HAProxy
 #	install-tools.sh bench     what the bench needs
 set -euo pipefail
@@ -58,10 +59,15 @@ haproxy() {
   as_root env FNLB_CACHE="$cache" bash test/install-haproxy.sh
 }
 
+debian() {
+  as_root env FNLB_CACHE="$cache" bash test/install-debian.sh
+}
+
 test_packages() {
   # gcc and the C library are for -race; tini is process 1 of a test's container, systemd judges our units.
   packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
-    gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs strace=strace
+    gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs strace=strace \
+    dockerd=docker.io iptables=iptables
 }
 
 case ${1:-all} in
@@ -69,14 +75,16 @@ all)
   test_packages
   lint
   haproxy
+  debian
   ;;
 packages) test_packages ;;
 lint) lint ;;
 haproxy) haproxy ;;
+debian) debian ;;
 run) packages haproxy=haproxy ;;
 bench) packages haproxy=haproxy wrk=wrk nginx=nginx-light ;;
 *)
-  echo "usage: install-tools.sh [packages|lint|haproxy|run|bench]" >&2
+  echo "usage: install-tools.sh [packages|lint|haproxy|debian|run|bench]" >&2
   exit 2
   ;;
 esac

@@ -62,12 +62,13 @@ tested() {
 
 part packages test/install-tools.sh packages || exit 1
 part modules go mod download || exit 1
-# Beside each other: the HAProxy versions come over the network, the linter and the tests take the processor.
+# Beside each other: the HAProxy versions and Debian come over the network, the linter and the tests take the processor.
 beside haproxy test/install-tools.sh haproxy
+beside debian test/install-tools.sh debian
 beside linter nice test/install-tools.sh lint
 part format formatted || bad+=(format)
 part build compiled || bad+=(build)
-await haproxy linter
+await haproxy debian linter
 if [ ${#bad[@]} != 0 ] && [[ " ${bad[*]} " == *" haproxy "* ]]; then
   echo "without the HAProxy versions the tests cannot run"
   exit 1
