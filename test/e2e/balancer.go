@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -47,7 +48,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("fnlb-e2e-%d", os.Getpid()))
+	path := binaryPath()
 	out, err := exec.Command("go", "build", "-C", root, "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build fnlb: %w\n%s", err, out)
@@ -77,20 +78,22 @@ func Main(m *testing.M) (code int) {
 		}
 	}
 	code = m.Run()
-	if err := removeBinary(); err != nil {
+	if err := RemoveBinary(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	return code
 }
 
-func removeBinary() error {
-	path, err := binary()
-	if err != nil {
+// RemoveBinary removes what Binary has built.
+func RemoveBinary() error {
+	if err := os.Remove(binaryPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Remove(path)
+	return nil
 }
+
+func binaryPath() string { return filepath.Join(os.TempDir(), fmt.Sprintf("fnlb-e2e-%d", os.Getpid())) }
 
 // TempDir is a folder whose path is short enough for sockets.
 func TempDir(t *testing.T) string {
