@@ -240,7 +240,7 @@ func (c *Collector) merge() {
 	}
 	state, refused := model.Merge(got.offers)
 	state.Asked = got.asked
-	problems := append(got.problems, refused...)
+	problems := slices.Concat(got.problems, refused)
 	slices.SortStableFunc(problems, func(a, b model.Problem) int {
 		return cmp.Or(strings.Compare(a.Owner.Source, b.Owner.Source), strings.Compare(a.Owner.Name, b.Owner.Name),
 			cmp.Compare(a.Kind, b.Kind), strings.Compare(a.Reason, b.Reason))

@@ -25,6 +25,7 @@ type Group struct {
 	Workers   int           // at least 1
 	Think     time.Duration // between an answer and the next request; after the first one, which is sent at once, workers spread over this time
 	Method    string        // DefaultMethod when empty
+	Apart     bool          // each worker comes from an address of its own in 127.0.1.0/24, for a balancer on loopback that keeps clients apart
 	Body      string        // sent with its Content-Length where it is not empty
 }
 

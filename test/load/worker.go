@@ -26,6 +26,7 @@ type worker struct {
 	requests [][]byte // what goes over the wire, by path
 	next     int      // index of the next path
 	delay    time.Duration
+	from     net.Addr // local address; nil: any
 	first    func()
 
 	conn net.Conn
@@ -39,6 +40,9 @@ func newWorker(o Options, g Group, index, start int) *worker {
 		group: g, address: o.Address, timeout: o.Timeout, paths: o.Paths, next: start % len(o.Paths),
 		delay: g.Think * time.Duration(index) / time.Duration(g.Workers),
 		part:  part{status: map[int]int{}},
+	}
+	if g.Apart {
+		w.from = &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+start%250))}
 	}
 	for _, path := range o.Paths {
 		request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n", g.Method, path, o.Host)
@@ -111,7 +115,7 @@ func (w *worker) exchange(path int, deadline time.Time) (reused bool, status int
 		}
 	}
 	if w.conn == nil {
-		if w.conn, err = (&net.Dialer{Deadline: deadline}).DialContext(context.Background(), "tcp", w.address); err != nil {
+		if w.conn, err = (&net.Dialer{Deadline: deadline, LocalAddr: w.from}).DialContext(context.Background(), "tcp", w.address); err != nil {
 			return false, 0, err // names the operation and the address
 		}
 		w.connections++
