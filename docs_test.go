@@ -75,7 +75,7 @@ func TestFlagsInREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := config.Host{Env: func(string) (string, bool) { return "", false }, TempDir: "/tmp",
-		Writable: func(string) bool { return false }, Exists: func(string) bool { return false }}
+		Writable: func(string) bool { return false }, Exists: func(string) bool { return false }, Socket: func(string) bool { return false }}
 	parse := func(args ...string) config.Settings {
 		s, _, err := config.Parse(args, host, func(*flag.FlagSet) {})
 		if err != nil {
@@ -271,7 +271,7 @@ func TestTemplateExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	settings, _, err := config.Parse(nil, config.Host{Env: func(string) (string, bool) { return "", false }, TempDir: "/tmp",
-		Writable: func(string) bool { return false }, Exists: func(string) bool { return false }}, func(*flag.FlagSet) {})
+		Writable: func(string) bool { return false }, Exists: func(string) bool { return false }, Socket: func(string) bool { return false }}, func(*flag.FlagSet) {})
 	if err != nil {
 		t.Fatal(err)
 	}

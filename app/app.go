@@ -50,7 +50,8 @@ type call struct {
 	json     bool
 	log      *logwriter.Writer // behind Stderr, of the balancer itself only
 
-	bootstrap bool // of render
+	bootstrap bool   // of render
+	container string // of explain
 }
 
 const (
@@ -66,6 +67,7 @@ func commands() []command {
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"diff", "", "show what these flags would change", true, diffText},
 		{"nodes", nodesArgs, "list and change the nodes of a running balancer", true, nodes},
+		{"explain", "[--container NAME]", "say what became of containers, and why", true, explain},
 		{"freeze", "[REASON…]", "stop all changes of a running balancer", true, freeze},
 		{"thaw", "", "end a freeze", true, thaw},
 		{"rollback", "", "go back to the configuration before, and freeze it", true, rollback},
@@ -102,6 +104,9 @@ func Main(p Program) int {
 	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
 		if cmd.json {
 			fs.BoolVar(&c.json, "json", false, "print JSON")
+		}
+		if cmd.name == "explain" {
+			fs.StringVar(&c.container, "container", "", "name or id of one container")
 		}
 		if cmd.name == "render" {
 			fs.BoolVar(&c.bootstrap, "bootstrap", false, "print what HAProxy needs before fnlb exists")
@@ -174,6 +179,10 @@ func (p Program) host() config.Host {
 		Exists: func(file string) bool {
 			info, err := os.Stat(file)
 			return err == nil && info.Mode().IsRegular()
+		},
+		Socket: func(file string) bool {
+			info, err := os.Stat(file)
+			return err == nil && info.Mode().Type() == os.ModeSocket
 		},
 		Local: p.localAddrs(),
 	}

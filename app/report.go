@@ -7,6 +7,7 @@ import (
 
 	"github.com/fnlb/fnlb/api"
 	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/discovery"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
@@ -23,7 +24,7 @@ func (r *report) Status() model.Status {
 	st := model.Status{
 		Version: config.FullVersion(), Phase: sup.Phase, HAProxy: sup.HAProxy, Wanted: col.Wanted, Applied: sup.Applied,
 		Frozen: sup.Frozen, Degraded: slices.Clone(sup.Degraded), Sources: col.Sources, Servers: sup.Servers,
-		Problems: slices.Concat(col.Problems, sup.Problems), Found: col.Found,
+		Problems: slices.Concat(col.Problems, sup.Problems), Found: found(col, sup.Problems),
 	}
 	if i := slices.IndexFunc(sup.Changes, func(a model.Apply) bool { return a.Method.Applies() }); i >= 0 {
 		last := sup.Changes[i]
@@ -41,6 +42,32 @@ func (r *report) Status() model.Status {
 		return cmp.Or(strings.Compare(a.Owner.Source, b.Owner.Source), strings.Compare(a.Owner.Name, b.Owner.Name))
 	})
 	return st
+}
+
+// found joins what the sources made of their worlds with what became of it: what they offered may stand in somebody's way, or be refused by
+// HAProxy.
+func found(col discovery.Status, refused []model.Problem) []model.Found {
+	if len(col.Found) == 0 {
+		return nil
+	}
+	accepted := map[model.Owner]bool{}
+	for i := range col.State.Offers {
+		accepted[col.State.Offers[i].Owner] = true
+	}
+	out := slices.Clone(col.Found)
+	for i := range out {
+		f := &out[i]
+		at := func(p model.Problem) bool { return p.Owner == f.Owner }
+		if f.Verdict == model.Offered && !accepted[f.Owner] {
+			if p := slices.IndexFunc(col.Problems, at); p >= 0 {
+				f.Verdict, f.Reason, f.Mend = model.LeftOut, col.Problems[p].Reason, col.Problems[p].Mend
+			}
+		}
+		if p := slices.IndexFunc(refused, at); p >= 0 && f.Verdict == model.Offered {
+			f.Reason, f.Mend = refused[p].Reason, refused[p].Mend
+		}
+	}
+	return out
 }
 
 // Changes gives the last applies, oldest first.

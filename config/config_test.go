@@ -25,6 +25,7 @@ func host(env ...string) Host {
 		TempDir:  "/tmp",
 		Writable: func(string) bool { return false },
 		Exists:   func(string) bool { return false },
+		Socket:   func(string) bool { return false },
 		Local:    []netip.Addr{netip.MustParseAddr("10.0.0.5")},
 	}
 }

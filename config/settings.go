@@ -129,8 +129,9 @@ type Host struct {
 	TempDir  string
 	Writable func(dir string) bool // a folder that exists and can be written
 	Exists   func(file string) bool
-	Template string       // the default of --template; empty: /haproxy.tmpl
-	Local    []netip.Addr // addresses of this host's interfaces
+	Socket   func(file string) bool // a Unix socket is there
+	Template string                 // the default of --template; empty: /haproxy.tmpl
+	Local    []netip.Addr           // addresses of this host's interfaces
 }
 
 // UsageError is wrong use of the command line: one line, and a hint what to do.

@@ -395,7 +395,7 @@ func classic(s *Settings, host Host) error {
 	case s.DockerHost != "auto":
 		s.Docker = true
 	default:
-		s.DockerHost, s.Docker = "", named && engine != "" || host.Exists(dockerSocket)
+		s.DockerHost, s.Docker = "", named && engine != "" || host.Socket(dockerSocket)
 	}
 	return nil
 }
