@@ -23,7 +23,11 @@ var oldestHAProxy = conf.Abilities{Version: "2.6", Major: 2, Minor: 6}
 
 // filesOf says where the configuration lives.
 func filesOf(s *config.Settings) supervisor.Files {
-	return supervisor.Files{Dir: s.RunDir, Config: s.HAProxyConfig, Single: s.HAProxyMaster != ""}
+	f := supervisor.Files{Dir: s.RunDir, Config: s.HAProxyConfig, Single: s.HAProxyMaster != ""}
+	if !f.Single {
+		f.Worker = dirsOf(s).workerSocket()
+	}
+	return f
 }
 
 // haproxy puts HAProxy as a process into the options.
@@ -36,7 +40,7 @@ func (b *balancer) haproxy(o *supervisor.Options, binary string, accessLog *os.F
 
 // child makes HAProxy a child of ours, or the one that an earlier fnlb left.
 func (b *balancer) child(o *supervisor.Options, binary string, accessLog *os.File) error {
-	client := runtime.New(b.dirs.masterSocket())
+	client := runtime.New(b.dirs.masterSocket()).WithWorker(b.dirs.workerSocket())
 	child := process.New(process.Options{
 		Binary: binary, Files: []string{b.files.Config, b.files.Own()}, Socket: b.dirs.masterSocket(), Log: b.dirs.haproxyLog(), AccessLog: accessLog,
 	}, client)

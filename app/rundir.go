@@ -20,7 +20,7 @@ import (
 // their own (safety: hostile input, 3).
 type dirs struct {
 	run        string
-	private    string // 0700: master socket
+	private    string // 0700: master socket and the worker's
 	management string // 0710, HAProxy's group: the socket by which HAProxy reaches us
 }
 
@@ -29,6 +29,7 @@ func dirsOf(s *config.Settings) dirs {
 }
 
 func (d dirs) masterSocket() string     { return filepath.Join(d.private, "master.sock") }
+func (d dirs) workerSocket() string     { return filepath.Join(d.private, "worker.sock") }
 func (d dirs) managementSocket() string { return filepath.Join(d.management, "mgmt.sock") }
 
 // peersSocket is where a worker hands its stick tables to the next one: workers open it after they dropped root.

@@ -164,7 +164,7 @@ func TestAdoptHalfDone(t *testing.T) {
 			adoptIn(t, func(w *world) {
 				f := w.s.o.Files
 				reloads = half(w, f)
-				if err := os.WriteFile(f.Own(), ownText("ahead"), 0o640); err != nil {
+				if err := os.WriteFile(f.Own(), f.ownText("ahead"), 0o640); err != nil {
 					t.Fatal(err)
 				}
 			}, func(w *world) {
@@ -173,7 +173,7 @@ func TestAdoptHalfDone(t *testing.T) {
 				if err != nil || string(text) != w.text() {
 					t.Errorf("%s %v", text, err)
 				}
-				if own, err := os.ReadFile(w.s.o.Files.Own()); err != nil || string(own) != string(ownText(w.revision)) {
+				if own, err := os.ReadFile(w.s.o.Files.Own()); err != nil || string(own) != string(w.s.o.Files.ownText(w.revision)) {
 					t.Errorf("%s %v", own, err)
 				}
 				w.put("a=192.0.2.1:80", "b=192.0.2.2:80", "n=name:80")

@@ -24,6 +24,7 @@ type Files struct {
 	Dir    string // run directory
 	Config string // haproxy.cfg, what HAProxy loads
 	Single bool   // HAProxy reads that file alone: what is ours stands at its end
+	Worker string // socket that the worker opens for rows of changes; "" none
 
 	step func(string) // Options.Step
 }
@@ -70,7 +71,10 @@ func (f Files) Remove(frozen bool) error {
 	if !frozen {
 		errs = append(errs, os.RemoveAll(filepath.Join(f.Dir, Bundled)))
 	}
-	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.PidFile(), f.StatsSocket()} {
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.PidFile(), f.StatsSocket(), f.Worker} {
+		if name == "" {
+			continue
+		}
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -113,8 +117,14 @@ func syncDir(dir string) error {
 }
 
 // ownText is the second configuration file. Both texts are read as one, so what stands in it holds for any template.
-func ownText(revision string) []byte {
-	return []byte(ownMark + "global\n  setenv FNLB_REVISION " + revision + "\n")
+func (f Files) ownText(revision string) []byte {
+	socket := ""
+	if f.Worker != "" {
+		if path, err := conf.Quote(f.Worker); err == nil { // else rows of changes go through the master
+			socket = "  stats socket " + path + " mode 600 level admin\n"
+		}
+	}
+	return []byte(ownMark + "global\n" + socket + "  setenv FNLB_REVISION " + revision + "\n")
 }
 
 // ownMark is the first line of what is ours.
@@ -125,7 +135,7 @@ func (f Files) Text(b conf.Bundle) []byte {
 	if !f.Single {
 		return b.Main
 	}
-	return slices.Concat(b.Main, []byte("\n"), ownText(b.Revision()))
+	return slices.Concat(b.Main, []byte("\n"), f.ownText(b.Revision()))
 }
 
 // rendered is the template's part of what stands in the configuration file.
@@ -164,7 +174,7 @@ func (f Files) stage(b conf.Bundle, revision string) error {
 		return err
 	}
 	if !f.Single {
-		if err := write(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+		if err := write(f.ownCandidate(), f.ownText(revision), 0o640); err != nil {
 			return err
 		}
 	}
@@ -182,7 +192,7 @@ func (f Files) draft(b conf.Bundle, revision string) error {
 		return err
 	}
 	if !f.Single {
-		if err := os.WriteFile(f.ownCandidate(), ownText(revision), 0o640); err != nil {
+		if err := os.WriteFile(f.ownCandidate(), f.ownText(revision), 0o640); err != nil {
 			return err
 		}
 	}
@@ -269,7 +279,7 @@ func (f Files) restore(b conf.Bundle, revision string) error {
 	}
 	errs := []error{f.bundled(b), ensure(f.Config, f.Text(b), 0o640)}
 	if !f.Single {
-		errs = append(errs, ensure(f.Own(), ownText(revision), 0o640))
+		errs = append(errs, ensure(f.Own(), f.ownText(revision), 0o640))
 	}
 	return errors.Join(errs...)
 }

@@ -54,7 +54,7 @@ func (f Files) keeps(a *accepted) []kept {
 	}
 	out := []kept{{f.Config, f.Text(a.bundle), 0o640}}
 	if !f.Single {
-		out = append(out, kept{f.Own(), ownText(a.revision), 0o640})
+		out = append(out, kept{f.Own(), f.ownText(a.revision), 0o640})
 	}
 	for name, file := range a.bundle.Files {
 		out = append(out, kept{filepath.Join(f.Dir, filepath.FromSlash(name)), file.Data, modeOf(file)})

@@ -90,10 +90,24 @@ func (e *ChangeError) Error() string { return fmt.Sprintf("%s: %s", e.Command, e
 
 // Apply makes the changes one after another in the worker with this pid, and stops with the exchange in which one is refused. A
 // *ChangeError names the first that was refused; with it and with any other error, some of the changes may have been made.
-func (c *Client) Apply(ctx context.Context, worker int, changes []Change) error {
+func (c *Client) Apply(ctx context.Context, worker int, changes []Change) (err error) {
+	some := func(ctx context.Context, changes []Change) error { return c.applySome(ctx, worker, changes) }
+	if c.worker != "" && len(changes) >= manyChanges {
+		s, errSession := c.session(ctx, worker)
+		if errSession == nil {
+			some = s.apply
+			defer func() { err = errors.Join(err, s.conn.Close()) }()
+		} else { // nothing was changed: the master knows better
+			defer func() {
+				if err != nil {
+					err = errors.Join(err, errSession)
+				}
+			}()
+		}
+	}
 	for len(changes) > 0 {
 		n := min(len(changes), perExchange)
-		if err := c.applySome(ctx, worker, changes[:n]); err != nil {
+		if err := some(ctx, changes[:n]); err != nil {
 			return fmt.Errorf("worker %d: %w", worker, err)
 		}
 		changes = changes[n:]

@@ -24,10 +24,13 @@ var (
 )
 
 // Client speaks to one master socket. It holds no connection, and may be used by many goroutines at once.
-type Client struct{ socket string }
+type Client struct {
+	socket string
+	worker string // socket of the worker itself; "" none is known
+}
 
 // New makes a client for the master socket at this path. Whether there is one shows with the first call.
-func New(socket string) *Client { return &Client{socket} }
+func New(socket string) *Client { return &Client{socket: socket} }
 
 // Reply is what HAProxy answers to one command, without the empty line that ends it: "" is most commands' success.
 type Reply string

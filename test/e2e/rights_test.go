@@ -19,7 +19,7 @@ func TestRights(t *testing.T) {
 		b.WaitOnline(n)
 		b.WaitApplied()
 		for name, most := range map[string]fs.FileMode{
-			"private": 0o700, "private/master.sock": 0o600, "admin.sock": 0o600, "mgmt": 0o710, "haproxy.cfg": 0o640, "own.cfg": 0o640,
+			"private": 0o700, "private/master.sock": 0o600, "private/worker.sock": 0o600, "admin.sock": 0o600, "mgmt": 0o710, "haproxy.cfg": 0o640, "own.cfg": 0o640,
 			"haproxy.log": 0o640, "bundle/*/listen.pem": 0o600,
 		} {
 			paths, err := filepath.Glob(filepath.Join(b.Dir, name))
