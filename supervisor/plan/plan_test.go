@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,6 +31,14 @@ func TestMake(t *testing.T) {
 	peers := func(addr string) string { return "peers p\n  server other " + addr + "\n" + base }
 	hashed := func(lines ...string) string {
 		return "backend h\n  balance uri\n  hash-type consistent\n  " + strings.Join(lines, "\n  ") + "\n"
+	}
+	static := func(line string) string { return "backend r\n  balance static-rr\n  " + line + "\n" }
+	backups := func(names ...string) string {
+		text := "backend r\n"
+		for _, name := range names {
+			text += "  server " + name + " 192.0.2." + strconv.Itoa(int(name[0])) + ":80 backup\n"
+		}
+		return text
 	}
 	tls := func(path string) string {
 		return edited(base, "bind 127.0.0.1:80", "bind 127.0.0.1:80 ssl crt /run/"+path+" alpn h2")
@@ -93,14 +102,20 @@ func TestMake(t *testing.T) {
 			was: "backend r\n  server-template w 2 192.0.2.7:80 check\n", text: "backend r\n  server-template w 3 192.0.2.7:80 check\n",
 			want: []string{"server-added r/w3"}, live: true, steps: []Step{{Kind: Add, Backend: "r", Server: "w3", Address: "192.0.2.7:80", Options: []string{"check"}, Checked: true}},
 		},
-		"a range instead of a number": {was: "backend r\n  server-template w 2 192.0.2.7:80\n", text: "backend r\n  server-template w 1-2 192.0.2.7:80\n", want: []string{"settings"}},
-		"a server-template of names":  {was: "backend r\n  server-template w 2 web:80\n", text: "backend r\n  server-template w 3 web:80\n", want: []string{"server-added r/w3", "server-option r/w3 web:80"}},
-		"automatic ids that stay":     {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server a 192.0.2.1:80"), want: []string{"server-removed h/b"}, live: true, steps: []Step{{Kind: Remove, Backend: "h", Server: "b"}}},
-		"automatic ids that change":   {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server b 192.0.2.2:80"), want: []string{"server-removed h/a", "server-option h/b without id"}},
-		"a newcomer takes an id":      {text: edit("id 9\n", "id 10\n  server c 192.0.2.3:80 id 9\n"), want: []string{"server-added s/c", "id-collision s/b"}},
-		"listener":                    {text: edit("bind 127.0.0.1:80", "bind 127.0.0.1:81"), want: []string{"listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
-		"setting":                     {text: edit("30m", "20m"), want: []string{"settings"}},
-		"comment":                     {text: base + "# word\n", want: []string{"settings"}},
+		"a range instead of a number":    {was: "backend r\n  server-template w 2 192.0.2.7:80\n", text: "backend r\n  server-template w 1-2 192.0.2.7:80\n", want: []string{"settings"}},
+		"a server-template of names":     {was: "backend r\n  server-template w 2 web:80\n", text: "backend r\n  server-template w 3 web:80\n", want: []string{"server-added r/w3", "server-option r/w3 web:80"}},
+		"automatic ids by the place":     {was: hashed("server a 192.0.2.1:80 id 30", "server b 192.0.2.2:80"), text: hashed("server b 192.0.2.2:80"), want: []string{"server-removed h/a", "server-option h/b without id"}},
+		"an address, written otherwise":  {text: edit("192.0.2.1:80 id 5", "ipv4@192.0.2.1:80 id 5"), want: []string{"server-changed s/a"}, live: true},
+		"a weight where none can change": {was: static("server a 192.0.2.1:80"), text: static("server a 192.0.2.1:80 weight 9"), want: []string{"server-changed r/a", "not-dynamic r static-rr"}},
+		"backups change places":          {was: backups("a", "b", "c"), text: backups("b", "a"), want: []string{"server-removed r/c", "server-order r"}},
+		"a backup goes": {was: backups("a", "b", "c"), text: backups("b", "c"), want: []string{"server-removed r/a"}, live: true,
+			steps: []Step{{Kind: Remove, Backend: "r", Server: "a"}}},
+		"automatic ids that stay":   {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server a 192.0.2.1:80"), want: []string{"server-removed h/b"}, live: true, steps: []Step{{Kind: Remove, Backend: "h", Server: "b"}}},
+		"automatic ids that change": {was: hashed("server a 192.0.2.1:80", "server b 192.0.2.2:80"), text: hashed("server b 192.0.2.2:80"), want: []string{"server-removed h/a", "server-option h/b without id"}},
+		"a newcomer takes an id":    {text: edit("id 9\n", "id 10\n  server c 192.0.2.3:80 id 9\n"), want: []string{"server-added s/c", "id-collision s/b"}},
+		"listener":                  {text: edit("bind 127.0.0.1:80", "bind 127.0.0.1:81"), want: []string{"listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
+		"setting":                   {text: edit("30m", "20m"), want: []string{"settings"}},
+		"comment":                   {text: base + "# word\n", want: []string{"settings"}},
 		"certificate under another name": {was: tls("1/x.pem"), had: file("1/x.pem", "old"), text: tls("2/x.pem"), files: file("2/x.pem", "new"), names: Names{"/run/1/x.pem": "/run/0/x.pem"},
 			want: []string{"certificate 2/x.pem"}, live: true, steps: []Step{{Kind: Cert, File: "/run/0/x.pem", Data: []byte("new")}}},
 		"certificate, same name":        {was: tls("x.pem"), had: file("x.pem", "old"), text: tls("x.pem"), files: file("x.pem", "new"), want: []string{"certificate x.pem"}, live: true, steps: []Step{{Kind: Cert, File: "/run/x.pem", Data: []byte("new")}}},

@@ -64,8 +64,11 @@ func steps(now conf.Text, pairs []pools) (out []Step, why []Reason) {
 				continue
 			}
 			changed, ok := alter(o, m)
-			if !ok {
+			switch word := dynamic(next); {
+			case !ok:
 				refuse(cause(o, m), key(m))
+			case word != "" && slices.ContainsFunc(changed, func(s Step) bool { return s.Kind == Weight }):
+				refuse(NotDynamic, next.Name+" "+word) // the worker refuses it
 			}
 			changes = append(changes, changed...)
 		}
@@ -203,7 +206,6 @@ func named(t conf.Text, gone []Step) []string {
 }
 
 // renumbered names a server that stays and whose automatic id, its place on the ring, is another one in the new text; "" there is none.
-// HAProxy numbers the servers without an id by their order, past the ids that are given.
 func renumbered(was, now conf.Pool) string {
 	automatic := func(m conf.Member) bool { return m.ID == 0 }
 	if !hashed(now) || !slices.ContainsFunc(was.Members, automatic) && !slices.ContainsFunc(now.Members, automatic) {
@@ -219,7 +221,8 @@ func renumbered(was, now conf.Pool) string {
 	return ""
 }
 
-// numbers gives the id of each server of a pool, by name.
+// numbers gives the id of each server of a pool, by name. HAProxy numbers the servers without an id by their place among all of them, and
+// takes the next number that is free (2.6, 3.0 and 3.2, tried).
 func numbers(p conf.Pool) map[string]uint32 {
 	out, taken := make(map[string]uint32, len(p.Members)), make(map[uint32]bool, len(p.Members))
 	for _, m := range p.Members {
@@ -233,9 +236,9 @@ func numbers(p conf.Pool) map[string]uint32 {
 				next++
 			}
 			id = next
-			next++
 		}
 		out[m.Name] = id
+		next++
 	}
 	return out
 }
@@ -277,7 +280,7 @@ func alter(o, m conf.Member) ([]Step, bool) {
 		return nil, false
 	}
 	var out []Step
-	if o.Raw != m.Raw {
+	if same := o.Addr.IsValid() && o.Addr == m.Addr && o.Addr.Port() != 0; o.Raw != m.Raw && !same {
 		if !o.Addr.IsValid() || !m.Addr.IsValid() || o.Addr.Port() == 0 || m.Addr.Port() == 0 {
 			return nil, false // a name, a socket, an offset: not proven to be the same at run time
 		}
@@ -302,10 +305,38 @@ func alter(o, m conf.Member) ([]Step, bool) {
 	return out, maps.Equal(was, now)
 }
 
-// ordered reports whether the order of the lines makes no difference: `balance first` and a map-based hash go by it.
+// ordered reports whether the order of the lines makes no difference: `balance first` and a map-based hash go by it, and of several
+// backup servers the first one serves.
 func ordered(was, now conf.Pool) bool {
+	if !slices.Equal(backups(was, now), backups(now, was)) {
+		return false
+	}
 	if dynamic(now) == "" && (len(now.Balance) == 0 || now.Balance[0] != "first") {
 		return true
 	}
 	return slices.EqualFunc(was.Members, now.Members, func(a, b conf.Member) bool { return a.Name == b.Name })
+}
+
+// backups lists the servers of p that are backups and that o has as well, in their order.
+func backups(p, o conf.Pool) []string {
+	var out []string
+	for _, m := range p.Members {
+		last := ""
+		for _, w := range m.Options {
+			if w == "backup" || w == "no-backup" {
+				last = w
+			}
+		}
+		if last == "backup" {
+			out = append(out, m.Name)
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	there := map[string]bool{}
+	for _, m := range o.Members {
+		there[m.Name] = true
+	}
+	return slices.DeleteFunc(out, func(name string) bool { return !there[name] })
 }
