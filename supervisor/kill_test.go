@@ -56,7 +56,7 @@ type liveText struct {
 
 func (r liveText) Render(st model.State, _ conf.Abilities) (conf.Bundle, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "global\n  server-state-file %s\ndefaults\n  mode http\n  load-server-state-from-file global\n  option idle-close-on-response\n"+
+	fmt.Fprintf(&b, "global\n  httpclient.ssl.verify none\n  server-state-file %s\ndefaults\n  mode http\n  load-server-state-from-file global\n  option idle-close-on-response\n"+
 		"  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\nfrontend f\n  bind %s\n  default_backend s\nbackend s\n", r.state, r.listen)
 	if r.reload && st.Revision > 1 {
 		b.WriteString("  timeout queue 9s\n")

@@ -18,6 +18,7 @@ import (
 
 // twoServices serves nodes of weight 100 and more below /second, and the others below /first.
 const twoServices = `global
+  httpclient.ssl.verify none
 {{- with .Process.User}}
   user {{quote .}}
 {{- end}}
