@@ -56,6 +56,7 @@ type world struct {
 	old         int               // workers of earlier configurations
 	down        map[string]bool   // server name → HAProxy finds it down
 	silent      bool              // the worker does not answer
+	damaged     int               // its next answers, which are cut
 	halted      map[int]bool      // processes that somebody stopped
 	continued   []int
 	stats       []runtime.Stat
@@ -507,6 +508,10 @@ func (r *fakeRuntime) ServersState(ctx context.Context, _ int) ([]byte, []runtim
 	}
 	if r.silent || r.halted[r.worker] {
 		return nil, nil, fmt.Errorf("timeout: %w", context.DeadlineExceeded)
+	}
+	if r.damaged > 0 {
+		r.damaged--
+		return nil, nil, runtime.ErrCut
 	}
 	var rows []runtime.ServerState
 	for line := range strings.Lines(r.loaded) {

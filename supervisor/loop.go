@@ -72,6 +72,7 @@ type loop struct {
 	looked                time.Duration // what an observation took lately
 	observed              observation
 	silences              int       // observations in a row without an answer
+	garbled               int       // replies in a row that were damaged or cut
 	silentSince           time.Time // reloads wait for an answer; zero: it answers
 	halted                int       // process that somebody stopped, as seen last
 	cannotContinue        bool      // it was told that this process cannot be told to go on

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -20,6 +21,7 @@ const (
 	observeMost  = 5 * time.Second
 	observeLimit = 5 * time.Second
 	quietest     = 2 * time.Minute // between two questions to a worker that is silent
+	garbledMost  = 3               // questions that are asked again at once, because the reply was damaged or cut
 )
 
 // observation is what one look at HAProxy gave. It is never changed.
@@ -258,6 +260,11 @@ func (l *loop) saw(o observation) {
 		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
 		l.foreign, l.foreignWhy = true, cause // what it has loaded may be anything: ours is loaded again
 		l.dirty(time.Now(), cause)
+		return
+	}
+	if o.err != nil && l.silences == 0 && l.garbled < garbledMost && !errors.Is(o.err, context.DeadlineExceeded) {
+		l.garbled++ // it says something: a reply that is damaged or cut once is no silence
+		l.observeAt = time.Now()
 		return
 	}
 	if o.err != nil {

@@ -116,7 +116,7 @@ func (l *loop) sawStopped(o observation) {
 
 // answers notes that HAProxy answers, also because another worker has just said so.
 func (l *loop) answers() {
-	l.silences, l.halted, l.cannotContinue, l.silentSince = 0, 0, false, time.Time{}
+	l.silences, l.garbled, l.halted, l.cannotContinue, l.silentSince = 0, 0, 0, false, time.Time{}
 	if l.unanswered != "" {
 		l.s.o.Log.Info("haproxy answers again", "worker", l.haproxy.Worker)
 		l.unanswered, l.changed = "", true

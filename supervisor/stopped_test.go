@@ -97,3 +97,27 @@ func TestSilentWorker(t *testing.T) {
 		}
 	})
 }
+
+// TestDamagedAnswers: a few answers that are damaged are no silence, and hold nothing up; when no good one comes it is told.
+func TestDamagedAnswers(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(10 * time.Second)
+		w.set(func() { w.damaged = garbledMost })
+		w.after(observeMost)
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		want(t, "servers", w.servers(), "a@192.0.2.1:80 b@192.0.2.2:80")
+		left := 0
+		w.set(func() { left = w.damaged })
+		if left != 0 || w.lines("does not answer") != 0 {
+			t.Errorf("%d damaged answers were not asked for\n%s", left, w.logged())
+		}
+		w.set(func() { w.damaged = garbledMost + 1 })
+		w.after(observeMost)
+		if w.lines("does not answer") != 1 {
+			t.Errorf("it is not told\n%s", w.logged())
+		}
+	})
+}
