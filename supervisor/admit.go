@@ -104,7 +104,7 @@ func (l *loop) setWanted(st model.State) {
 			delete(l.members, key)
 		}
 	}
-	l.wanted, l.named = st, nil
+	l.wanted, l.named, l.disputed = st, nil, disputes(st.Servers)
 }
 
 // sameMember reports whether two rows of one key are followed the same way.

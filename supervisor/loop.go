@@ -22,6 +22,7 @@ type loop struct {
 	have     bool // a State has arrived
 	members  map[model.ServerKey]*member
 	named    map[model.ServerKey][]*member // of the last visible State: members behind the servers that come from names
+	disputed []model.Problem               // of wanted
 	probes   chan struct{}                 // one place for each probe at a time
 	lookups  chan struct{}                 // and for each lookup of a name
 	renderer Renderer                      // the newest; it is accepted once its text is in force

@@ -243,3 +243,42 @@ func (m *member) node() string {
 	}
 	return m.server.Name
 }
+
+// disputes tells of names with and without a star that were asked for different things: where both lead to one address they are one server,
+// and of the two what the first asks for is rendered (see visible), unless that is maintenance.
+func disputes(servers []model.Server) (out []model.Problem) {
+	stars := map[model.ServerKey]*model.Server{}
+	for i := range servers {
+		if s := &servers[i]; s.Many {
+			stars[model.ServerKey{Service: s.Service, Name: strings.TrimPrefix(s.Name, "*")}] = s
+		}
+	}
+	for i := range servers {
+		s := &servers[i]
+		star := stars[s.Key()]
+		if star == nil || s.Many || s.Host == "" || star.Share() == s.Share() && star.Admin == s.Admin {
+			continue
+		}
+		counts, other := star, s
+		if counts.Admin == model.Maint {
+			counts, other = s, star
+		}
+		out = append(out, model.Problem{
+			Kind: model.Conflict, Owner: other.Owner,
+			Reason: fmt.Sprintf("%s (%s) and %s (%s) are one server where both lead to one address, and %s counts there", counts.Name, wish(counts), other.Name, wish(other), counts.Name),
+			Mend:   "ask for the same weight and state for both, or take one of them away",
+		})
+	}
+	return out
+}
+
+// wish is what was asked for a server, for people.
+func wish(s *model.Server) string {
+	switch s.Admin {
+	case model.Drain:
+		return "to drain"
+	case model.Maint:
+		return "in maintenance"
+	}
+	return fmt.Sprintf("weight %d", s.Share())
+}

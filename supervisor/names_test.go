@@ -149,6 +149,33 @@ func TestNamesShareAnAddress(t *testing.T) {
 	})
 }
 
+// TestNamesDisagree: two names that are one server and are asked for different things are told, both by name, until they agree.
+func TestNamesDisagree(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.renderer.live = true
+		w.names["name"] = []string{"192.0.2.4", "192.0.2.5"}
+		w.run()
+		disputes := func() (out []string) {
+			for _, p := range w.s.Status().Problems {
+				if p.Kind == model.Conflict {
+					out = append(out, p.Owner.Name+": "+p.Reason)
+				}
+			}
+			return out
+		}
+		for _, step := range []struct{ star, plain, want string }{
+			{"", "", ""},
+			{"weight=5", "", "n: *n (weight 5) and n (weight 1) are one server where both lead to one address, and *n counts there"},
+			{"weight=5", "weight=5", ""},
+			{"state=maint", "weight=5", "*n: n (weight 5) and *n (in maintenance) are one server where both lead to one address, and n counts there"},
+		} {
+			w.put("*n=name:80 "+step.star, "n=name:80 "+step.plain)
+			w.after(2 * time.Second)
+			want(t, step.star+" and "+step.plain, strings.Join(disputes(), "; "), step.want)
+		}
+	})
+}
+
 // TestAdoptManyAddresses: every address of a name that the HAProxy serves goes on being served, with and without DNS.
 func TestAdoptManyAddresses(t *testing.T) {
 	for name, answers := range map[string][]string{"no DNS": nil, "the same answer": {"192.0.2.4", "192.0.2.5"}, "one less": {"192.0.2.5"}} {

@@ -177,6 +177,7 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	for _, b := range l.untried {
 		out = append(out, model.Problem{Kind: model.Unavailable, Owner: model.Owner{Source: "listener", Name: b}, Reason: "whether this address is free cannot be tried before a reload"})
 	}
+	out = append(out, l.disputed...)
 	ignored, words := l.ignoredWeights()
 	out, degraded = append(out, ignored...), append(degraded, words...)
 	for i := range l.wanted.Servers {
