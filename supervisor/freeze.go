@@ -27,8 +27,8 @@ type answer struct {
 func (o order) answer(msg string, err error) { o.reply <- answer{msg, err} }
 
 // Freeze stops all applies until Thaw, also over a restart of fnlb; HAProxy that dies is still started again, with the text in
-// force. It returns when the apply that may be running has ended and the freeze is noted on disk. An error is a model.Problem, or
-// ctx's.
+// force. It returns when the apply that may be running has ended and the freeze is noted on disk, or at once where the disk hangs. An error
+// is a model.Problem, or ctx's.
 func (s *Supervisor) Freeze(ctx context.Context, reason string) (string, error) {
 	return s.order(ctx, order{do: (*loop).freeze, reason: reason})
 }
@@ -76,10 +76,12 @@ func conflict(reason, mend string) model.Problem {
 	return model.Problem{Kind: model.Conflict, Owner: brakeOwner, Reason: reason, Mend: mend}
 }
 
-// obey carries out the next order, when nothing else is under way that changes files.
+// obey carries out the next order, when nothing else is under way that changes files. What the files do not hold yet is written first, and
+// where the disk does not answer nobody waits for that.
 func (l *loop) obey() {
-	if len(l.orders) == 0 || l.busy() || !l.save.since.IsZero() && l.save.failed == "" && l.running && !l.foreign {
-		return // in the last case the files are written first
+	behind := l.save.running || !l.save.since.IsZero() && l.save.failed == "" && l.running && !l.foreign
+	if len(l.orders) == 0 || l.changing() || behind && !l.diskHangs() {
+		return
 	}
 	o := l.orders[0]
 	l.orders = l.orders[1:]
@@ -92,6 +94,12 @@ func (l *loop) obey() {
 		o.do(l, o)
 	}
 }
+
+// diskHangs reports whether writing the files takes so long that the disk may never answer.
+func (l *loop) diskHangs() bool { return l.save.running && time.Since(l.save.began) >= saveLate }
+
+// noDisk is why an order cannot be carried out while the disk hangs.
+const noDisk = "the disk does not answer: the files are being written"
 
 // changing reports whether a task is under way beside which nothing is applied: applies, orders and mending exclude each other.
 func (l *loop) changing() bool { return l.applying || l.ordering || l.mending }
@@ -155,6 +163,11 @@ func (l *loop) pin(fr model.Freeze, o order, msg string) {
 	l.frozen, l.pinned, l.changed = &fr, nil, true
 	l.s.o.Log.Warn("frozen: nothing is applied until fnlb thaw", "reason", fr.Reason, "by", fr.By, "text", fr.Revision)
 	l.keep(model.Apply{Revision: l.applied, At: time.Now(), Method: model.Froze, Reasons: []string{fr.Reason}, Causes: []string{"freeze by " + fr.By}})
+	if l.diskHangs() { // the note follows the files
+		l.unnoted = noDisk
+		l.reply(o, "", notNow("frozen, but a restart of fnlb would forget it: "+noDisk, "it is noted as soon as the disk answers"))
+		return
+	}
 	l.noteFreeze(&fr, func(err error) {
 		if l.notedFreeze(err); err != nil {
 			l.reply(o, "", notNow("frozen, but a restart of fnlb would forget it: "+l.unnoted, "freeze again once the run directory can be written"))
@@ -168,6 +181,10 @@ func (l *loop) pin(fr model.Freeze, o order, msg string) {
 func (l *loop) thaw(o order) {
 	if l.frozen == nil {
 		l.reply(o, "it was not frozen", nil)
+		return
+	}
+	if l.diskHangs() {
+		l.reply(o, "", notNow("still frozen: "+noDisk, "thaw again when the disk answers"))
 		return
 	}
 	l.noteFreeze(nil, func(err error) {
@@ -198,6 +215,9 @@ func (l *loop) rollback(o order) {
 		return
 	case l.halted != 0:
 		l.reply(o, "", notNow(l.unanswered, "fnlb lets it go on; then try again"))
+		return
+	case l.diskHangs():
+		l.reply(o, "", notNow(noDisk, "fnlb freeze holds what is in force; roll back when the disk answers"))
 		return
 	}
 	j := job{

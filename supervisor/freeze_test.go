@@ -345,3 +345,47 @@ func TestOrdersEndWithTheSupervisor(t *testing.T) {
 		refusedAs(t, err, model.Unavailable, "canceled")
 	})
 }
+
+// TestFreezeWithHungDisk: while the disk does not answer a freeze holds at once, nothing else waits for orders that need it, and the freeze
+// is noted when the disk is back.
+func TestFreezeWithHungDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := liveWorld(t)
+		w.run()
+		w.put("a=192.0.2.1:80")
+		w.after(time.Second)
+		c := hanging{make(chan struct{})}
+		w.s.o.Checker = c // the owner sleeps; the next writing of the files reads it
+		w.put("a=192.0.2.1:80", "b=192.0.2.2:80")
+		w.after(time.Second)
+		refused := func(name string, order func(context.Context) (string, error), why string) {
+			t.Helper()
+			began := time.Now()
+			if _, err := order(admin); err == nil || !strings.Contains(err.Error(), why) || time.Since(began) > saveLate {
+				t.Errorf("%s: %v after %s, want %q", name, err, time.Since(began), why)
+			}
+		}
+		refused("rollback", w.s.Rollback, noDisk)
+		w.put("b=192.0.2.2:80")
+		w.after(time.Second)
+		want(t, "after a rollback that waits for nothing", w.servers(), "b@192.0.2.2:80")
+		refused("freeze", func(ctx context.Context) (string, error) { return w.s.Freeze(ctx, "incident") }, "frozen, but a restart")
+		refused("thaw", w.s.Thaw, "still frozen")
+		w.put("c=192.0.2.3:80")
+		w.after(time.Second)
+		want(t, "while it is frozen", w.servers(), "b@192.0.2.2:80")
+		close(c.release)
+		w.after(5 * time.Second)
+		if fr, _, err := w.s.o.Files.readFrozen(); err != nil || fr == nil || fr.Reason != "incident" || len(w.s.Status().Problems) != 0 {
+			t.Errorf("noted is %+v, %v; problems %+v", fr, err, w.s.Status().Problems)
+		}
+		if _, err := w.s.Thaw(admin); err != nil {
+			t.Error(err)
+		}
+		w.after(2 * time.Second)
+		want(t, "thawed", w.servers(), "c@192.0.2.3:80")
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}

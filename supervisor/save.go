@@ -23,6 +23,7 @@ const (
 type saving struct {
 	since, last time.Time // the first and the last change that they do not hold; zero: they are right
 	running     bool
+	began       time.Time // when the task that runs did
 	cancel      context.CancelFunc
 	number      int // a report about an older one is dropped
 	retry       backoff
@@ -42,7 +43,7 @@ func (v *saving) behind(now time.Time) {
 // done notes that the files hold what is in force. What a task that still runs reports is about something older.
 func (v *saving) done() {
 	v.stop()
-	*v = saving{number: v.number + 1, running: v.running}
+	*v = saving{number: v.number + 1, running: v.running, began: v.began}
 }
 
 // stop ends a task that runs, because somebody else writes the files.
@@ -75,7 +76,7 @@ func (l *loop) saveAt() time.Time {
 func (l *loop) startSave() {
 	s, a, id, written := l.s, l.accepted, l.identity, l.s.written.Load()
 	ctx, cancel := context.WithCancel(l.ctx)
-	l.save.running, l.save.cancel = true, cancel
+	l.save.running, l.save.began, l.save.cancel = true, time.Now(), cancel
 	l.save.number++
 	number := l.save.number
 	l.task(func(context.Context) func() {

@@ -123,6 +123,9 @@ func (l *loop) next(now time.Time) time.Time {
 	if !l.save.since.IsZero() && !l.save.told {
 		sooner(l.save.since.Add(saveLate))
 	}
+	if l.save.running && len(l.orders) > 0 {
+		sooner(l.save.began.Add(saveLate)) // they do not wait longer
+	}
 	if l.changed {
 		sooner(latest(l.publishAt, now))
 	}
