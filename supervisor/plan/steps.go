@@ -322,9 +322,11 @@ func backups(p, o conf.Pool) []string {
 	var out []string
 	for _, m := range p.Members {
 		last := ""
-		for _, w := range m.Options {
-			if w == "backup" || w == "no-backup" {
-				last = w
+		for _, words := range [][]string{m.Defaults, m.Words[3:]} { // m.Options would copy them, of each server
+			for _, w := range words {
+				if w == "backup" || w == "no-backup" {
+					last = w
+				}
 			}
 		}
 		if last == "backup" {
