@@ -31,15 +31,28 @@ func TestMain(m *testing.M) {
 type bench struct {
 	*e2e.Balancer
 	engine *dockertest.Engine
-	port   int
+	ports  []int // that labels may publish
+	port   int   // the first
 }
 
 func start(t *testing.T, h haproxytest.HAProxy, args ...string) *bench {
 	t.Helper()
-	b := &bench{engine: dockertest.Shared(t), port: haproxytest.FreePorts(t, 1)[0]}
+	b := prepare(t, 1)
+	b.Run(h, args...)
+	return b
+}
+
+// prepare gives a balancer that Run starts, with so many ports that labels may publish.
+func prepare(t *testing.T, ports int) *bench {
+	t.Helper()
+	b := &bench{engine: dockertest.Shared(t), ports: haproxytest.FreePorts(t, ports)}
+	b.port = b.ports[0]
 	b.Balancer = e2e.New(t, e2e.TempDir(t))
-	b.Env = []string{"FNLB_DOCKER=" + b.engine.Host}
-	b.Run(h, append([]string{"--publish-allow", strconv.Itoa(b.port)}, args...)...)
+	var allow []string
+	for _, p := range b.ports {
+		allow = append(allow, strconv.Itoa(p))
+	}
+	b.Env = []string{"FNLB_DOCKER=" + b.engine.Host, "FNLB_PUBLISH_ALLOW=" + strings.Join(allow, ",")}
 	return b
 }
 
@@ -54,9 +67,14 @@ func (b *bench) labels(more ...string) map[string]string {
 
 // get asks as the client of that address, each time by a connection of its own.
 func get(client string, port int, path string) (body string, status int, err error) {
+	return getAt(client, "127.0.0.1", port, path)
+}
+
+// getAt asks any host; an empty client is any.
+func getAt(client, host string, port int, path string) (body string, status int, err error) {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
 	c := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialer.DialContext}}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, fmt.Sprintf("http://%s%s", net.JoinHostPort(host, strconv.Itoa(port)), path), nil)
 	if err != nil {
 		return "", 0, err
 	}

@@ -4,25 +4,20 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/test/dockertest"
 	"github.com/fnlb/fnlb/test/e2e"
-	"github.com/fnlb/fnlb/test/load"
 )
 
 // TestRollingUpdate replaces every container one by one under load: a new one, and then the stop of an old one whose server closes at
 // once on SIGTERM. No request fails, and nothing is reloaded.
 func TestRollingUpdate(t *testing.T) {
-	const containers = 3
-	// A client stays with its container, so they come from addresses of their own.
-	clients := []load.Group{
-		{Name: "fresh", Workers: 6, Think: 5 * time.Millisecond, Apart: true},
-		{Name: "keep-alive", KeepAlive: true, Workers: 12, Think: 3 * time.Millisecond, Apart: true},
-	}
+	beside(t)
+	containers := size(3, 8)
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		beside(t)
 		b := start(t, h)
 		run := func(generation, i int) *dockertest.Container {
 			return b.engine.Run(t, dockertest.Options{
@@ -37,8 +32,8 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		b.waitServers(names...)
 		reloads := b.reloads()
-		stop := e2e.Load(t, fmt.Sprintf("127.0.0.1:%d", b.port), clients)
-		for generation := range 2 {
+		stop := e2e.Load(t, fmt.Sprintf("127.0.0.1:%d", b.port), apart(18))
+		for generation := range size(2, 10) {
 			for i, old := range now {
 				now[i] = run(generation+1, i)
 				names[i] = now[i].Name
@@ -47,11 +42,7 @@ func TestRollingUpdate(t *testing.T) {
 			}
 		}
 		b.waitServers(names...)
-		result := stop()
-		t.Log(result)
-		if result.Failed > 0 || result.Requests == 0 {
-			t.Errorf("%d of %d requests failed: %v", result.Failed, result.Requests, result)
-		}
+		none(t, stop())
 		if now := b.reloads(); now != reloads {
 			t.Errorf("%d reloads", now-reloads)
 		}
