@@ -79,9 +79,12 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 		globals: templates.Globals{
 			User: user.name, Group: user.group,
 			PidFile: cmp.Or(s.PidFile, files.PidFile()), SockFile: cmp.Or(s.SockFile, files.StatsSocket()),
-			StateFile: files.State(), PeersSocket: dirs.peersSocket(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			StateFile: files.State(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
+	}
+	if s.Docker { // whose services have stick tables
+		r.globals.PeersSocket = dirs.peersSocket()
 	}
 	sum := sha256.New()
 	if s.Template != "" {

@@ -122,6 +122,7 @@ func (s *Supervisor) commit(next *accepted) error {
 	s.disk = next
 	s.written.Add(1)
 	s.o.Files.at("committed")
+	s.o.Log.Info(fmt.Sprintf("Wrote %d bytes to %s", len(next.bundle.Main), s.o.Files.Config)) // docker-loadbalancer's users look for it
 	return nil
 }
 

@@ -67,7 +67,7 @@ type Process struct {
 	HashKey   bool   // servers can have hash-key addr-port
 	PassesH2C bool   // HAProxy lets upgrades to h2c through, as 2.6 does; 3.0 stops them by itself (tried)
 	OpenSSL   bool   // HAProxy is built with OpenSSL, so that it has all directives of TLS
-	Peers     string // Unix socket by which a worker hands its stick tables to the next one; empty: there are no tables
+	Peers     string // Unix socket by which a worker hands its stick tables to the next one; empty: they are lost at a reload
 }
 
 // Management is how HAProxy reaches fnlb itself.
@@ -117,7 +117,7 @@ const maxTime = (1<<31 - 1) * time.Millisecond
 // newData turns typed rows into what templates see, and refuses what could mean something else in HAProxy's text.
 func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 	d := Data{StatsPort: -1, PidFile: g.PidFile, SockFile: g.SockFile}
-	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0), OpenSSL: a.OpenSSL}
+	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0), OpenSSL: a.OpenSSL, Peers: g.PeersSocket}
 	if g.HardStop != 0 {
 		var err error
 		if d.Process.HardStop, err = duration("hard-stop-after", g.HardStop); err != nil {
@@ -135,9 +135,6 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 			return Data{}, fmt.Errorf("render service %q: the name is taken", svc.Name)
 		}
 		index[svc.Name] = len(d.Pools)
-		if p.StickySize > 0 {
-			d.Process.Peers = g.PeersSocket
-		}
 		d.Pools = append(d.Pools, p)
 	}
 	count := map[string]int{}

@@ -10,7 +10,7 @@ type Globals struct {
 	StateFile        string            // server-state-file that is written before a reload; empty: none
 	ManagementSocket string            // Unix socket by which HAProxy reaches the management API
 	ManagementPaths  []string          // exact paths that listeners with Management hand to that socket
-	PeersSocket      string            // Unix socket by which workers hand over their stick tables; empty: the tables are lost at a reload
+	PeersSocket      string            // Unix socket by which workers hand over their stick tables, where any may come to have some; empty: they are lost at a reload
 	Certs            map[string]string // PEM file of each certificate that routes may name
 	AccessLog        bool              // HAProxy's httplog goes to file descriptor 3
 	HardStop         time.Duration     // limit for workers of an earlier configuration to finish; 0: none
