@@ -251,6 +251,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		} {
 			for _, step := range kind.steps {
 				t.Run(kind.name+" "+step, func(t *testing.T) {
+					t.Parallel()
 					p := killPlan{binary: h.Path, listen: fmt.Sprintf("127.0.0.1:%d", haproxytest.FreePort(t)), first: nodes[:1], second: nodes, step: step, reload: kind.name == "reload"}
 					if kind.name == "start" {
 						p.first, p.second = nodes, nil

@@ -72,7 +72,7 @@ func Binary(t *testing.T) string {
 func Main(m *testing.M) (code int) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set("6"); err != nil {
+		if err := f.Value.Set("8"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
