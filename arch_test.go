@@ -28,7 +28,7 @@ var imports = []struct {
 	{pkg: "model", why: "values that all stages share must not drag any of them along"},
 	{pkg: "discovery", may: []string{"model"}, why: "sources know what they offer, not what becomes of it"},
 	{pkg: "discovery/nodes", may: []string{"model", "discovery"}, why: "a source implements the contract and knows no sibling"},
-	{pkg: "discovery/docker", may: []string{"model", "discovery"}, why: "a source implements the contract and knows no sibling"},
+	{pkg: "discovery/docker", may: []string{"model", "discovery", "check"}, why: "a source implements the contract and knows no sibling; what a label asks of a check is judged by the rule itself"},
 	{pkg: "assets", may: []string{"model"}, why: "files that people name are judged before anything is rendered"},
 	{pkg: "check", may: []string{"model"}, why: "one rule with two renderings, used by templates and by the supervisor"},
 	{pkg: "templates", may: []string{"model", "check", "haproxy/conf"}, why: "rendering is pure: no process, no socket"},

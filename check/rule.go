@@ -20,7 +20,7 @@ const (
 func Validate(c model.Check) error {
 	switch c.Kind {
 	case model.CheckHTTP:
-		if err := validPath(c.Path); err != nil {
+		if err := ValidPath(c.Path); err != nil {
 			return fmt.Errorf("health check path %s: %w", quote(c.Path, 60), err)
 		}
 	case model.CheckTCP, model.CheckOff:
@@ -52,8 +52,9 @@ func Validate(c model.Check) error {
 	return err
 }
 
-// validPath accepts what may stand in a request line by RFC 3986, sections 3.3 and 3.4: a path with an optional query.
-func validPath(p string) error {
+// ValidPath accepts what may stand in a request line by RFC 3986, sections 3.3 and 3.4: a path with an optional query, of at most 255
+// bytes. An error ends in what to do, behind a semicolon where there is something.
+func ValidPath(p string) error {
 	if !strings.HasPrefix(p, "/") {
 		return errors.New("it must start with /")
 	}

@@ -88,7 +88,7 @@ func choose(c *facts, want string, at standpoint, networks map[string]networkKin
 	case len(shared) > 1:
 		return address(shared[0], fmt.Sprintf("the balancer reaches it by %s: %s is taken, the first by name; lb.network chooses another", names(shared), shared[0].network))
 	case len(rest) == 1:
-		return address(rest[0], "")
+		return address(rest[0], fmt.Sprintf("it is only in %s, to which the balancer is not attached", rest[0].network))
 	case len(rest) > 1:
 		return address(rest[0], fmt.Sprintf("it is in %s, none of which the balancer is attached to: %s is taken, the first by name; lb.network chooses another", names(rest), rest[0].network))
 	}
@@ -117,9 +117,13 @@ func address(e endpoint, note string) (netip.Addr, string, *model.Problem) {
 }
 
 func names(list []endpoint) string {
+	const most = 8
 	var out []string
-	for _, e := range list {
+	for _, e := range list[:min(most, len(list))] {
 		out = append(out, e.network)
+	}
+	if more := len(list) - most; more > 0 {
+		out = append(out, fmt.Sprintf("%d more", more))
 	}
 	return strings.Join(out, ", ")
 }
@@ -134,9 +138,13 @@ func targetPort(c *facts, w *wish) (uint16, *model.Problem) {
 	case len(c.exposed) == 0:
 		return 0, &model.Problem{Kind: model.Invalid, Reason: "its image exposes no TCP port, and it has no label lb.target", Mend: "add lb.target=PORT, the port that the container listens on"}
 	}
+	const most = 8
 	var list []string
-	for _, p := range c.exposed {
+	for _, p := range c.exposed[:min(most, len(c.exposed))] {
 		list = append(list, fmt.Sprint(p))
+	}
+	if more := len(c.exposed) - most; more > 0 {
+		list = append(list, fmt.Sprintf("%d more", more))
 	}
 	return 0, &model.Problem{Kind: model.Invalid, Reason: fmt.Sprintf("its image exposes the ports %s, and it has no label lb.target", strings.Join(list, ", ")), Mend: "add lb.target=PORT, one of these"}
 }

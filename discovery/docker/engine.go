@@ -24,7 +24,10 @@ const callTimeout = 10 * time.Second
 var unasked = []string{"1.40", "1.44"}
 
 // engine asks one Docker engine. Of its API it uses ping, the list and the details of containers, the events, and the list of networks.
-type engine struct{ c *client.Client }
+type engine struct {
+	c     *client.Client
+	limit time.Duration // of each call, and of the beginning of the stream
+}
 
 // connect makes a client and settles the version of the API. An empty host means what the environment says (DOCKER_HOST,
 // DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, DOCKER_API_VERSION), and Docker's usual socket where that says nothing.
@@ -37,8 +40,8 @@ func connect(ctx context.Context, host string) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{c}
-	ping, cancel := context.WithTimeout(ctx, callTimeout)
+	e := &engine{c, callTimeout}
+	ping, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
 	_, err = c.Ping(ping, client.PingOptions{NegotiateAPIVersion: true})
 	if err == nil || !refused(err) {
@@ -54,7 +57,7 @@ func connect(ctx context.Context, host string) (*engine, error) {
 		if err = e.close(); err != nil {
 			break
 		}
-		e = &engine{c}
+		e = &engine{c, callTimeout}
 		if _, err = e.networks(ctx); !errdefs.IsInvalidArgument(err) {
 			break
 		}
@@ -82,7 +85,7 @@ type line struct {
 
 // list gives all containers, by id.
 func (e *engine) list(ctx context.Context) (map[string]line, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
 	got, err := e.c.ContainerList(ctx, client.ContainerListOptions{All: true})
 	if err != nil {
@@ -94,7 +97,7 @@ func (e *engine) list(ctx context.Context) (map[string]line, error) {
 		l := line{state: string(c.State), ours: asks(c.Labels), health: healthOf(c.Status)}
 		for _, n := range c.Names { // others are those of links
 			if strings.LastIndexByte(n, '/') == 0 {
-				l.name = n[1:]
+				l.name = plain(n[1:])
 			}
 		}
 		if c.NetworkSettings != nil {
@@ -131,7 +134,7 @@ var errGone = errors.New("there is no such container")
 
 // inspect gives the facts of one container.
 func (e *engine) inspect(ctx context.Context, id string) (facts, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
 	got, err := e.c.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if errdefs.IsNotFound(err) {
@@ -148,7 +151,7 @@ func factsOf(c *container.InspectResponse) (facts, error) {
 		return facts{}, errors.New("the engine's answer is no container")
 	}
 	f := facts{
-		id: c.ID, name: strings.TrimPrefix(c.Name, "/"), labels: c.Config.Labels,
+		id: c.ID, name: plain(strings.TrimPrefix(c.Name, "/")), labels: c.Config.Labels,
 		state: string(c.State.Status), started: c.State.StartedAt, stopSignal: c.Config.StopSignal,
 	}
 	created, err := time.Parse(time.RFC3339Nano, c.Created)
@@ -182,7 +185,7 @@ func endpoints(all map[string]*network.EndpointSettings) []endpoint {
 	var out []endpoint
 	for _, n := range sortedKeys(all) {
 		if s := all[n]; s != nil && n != "host" && n != "none" {
-			out = append(out, endpoint{network: n, id: s.NetworkID, ip4: s.IPAddress.Unmap(), ip6: s.GlobalIPv6Address.WithZone(""), gateway: gatewayOf(s)})
+			out = append(out, endpoint{network: plain(n), id: s.NetworkID, ip4: s.IPAddress.Unmap(), ip6: s.GlobalIPv6Address.WithZone(""), gateway: gatewayOf(s)})
 		}
 	}
 	return out
@@ -197,7 +200,7 @@ func gatewayOf(s *network.EndpointSettings) netip.Addr {
 
 // networks gives what the engine has, by id.
 func (e *engine) networks(ctx context.Context) (map[string]networkKind, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
 	got, err := e.c.NetworkList(ctx, client.NetworkListOptions{})
 	if err != nil {
@@ -217,7 +220,14 @@ var actions = []string{"create", "start", "die", "kill", "pause", "unpause", "re
 // follow streams events from since on, in the engine's form of seconds.nanoseconds; empty: from now on. The stream has begun when it
 // returns, or its error is there.
 func (e *engine) follow(ctx context.Context, since string) (<-chan events.Message, <-chan error) {
+	ctx, cancel := context.WithCancel(ctx)
+	limit := time.AfterFunc(e.limit, cancel)
 	filters := client.Filters{}.Add("type", "container", "network").Add("event", actions...)
 	got := e.c.Events(ctx, client.EventsListOptions{Since: since, Filters: filters})
+	if !limit.Stop() {
+		failed := make(chan error, 1)
+		failed <- fmt.Errorf("the stream has not begun within %s", e.limit)
+		return nil, failed
+	}
 	return got.Messages, got.Err
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/model"
 )
 
@@ -34,7 +35,7 @@ type wish struct {
 type Label struct {
 	Name, Values, Default, Does string
 
-	set func(w *wish, text string) error
+	set func(w *wish, text string) error // its error says what is wrong and, behind a semicolon, what to write
 }
 
 // Labels lists them, in the order of the documentation.
@@ -77,8 +78,10 @@ var labels = []Label{
 		if err != nil {
 			return errors.New("it is no number; write one between 0 and 256")
 		}
-		w.weight, err = model.NewWeight(n)
-		return err
+		if w.weight, err = model.NewWeight(n); err != nil {
+			return fmt.Errorf("%w; write a number between 0 and 256", err)
+		}
+		return nil
 	}},
 	{"lb.drain", "time", "`--drain-timeout`", "how long requests may go on after the container was stopped or removed, as `30` (seconds), `90s` or `5m`", setDrain},
 }
@@ -130,6 +133,9 @@ func setCheck(w *wish, text string) error {
 	if !strings.HasPrefix(text, "/") {
 		return errors.New("it is neither off nor tcp nor a path; write lb.check=/healthz, for example")
 	}
+	if err := check.ValidPath(text); err != nil {
+		return err
+	}
 	w.check, w.path = model.CheckHTTP, text
 	return nil
 }
@@ -160,8 +166,12 @@ func asks(all map[string]string) bool {
 // the container cannot take part; of one that does not want to there is none.
 func read(all map[string]string) (w wish, notes []string, problem *model.Problem) {
 	w.check = model.CheckTCP
+	unknown := 0
 	for _, name := range sortedKeys(all) {
 		if !strings.HasPrefix(name, prefix) || known(name) {
+			continue
+		}
+		if unknown++; unknown > mostNotes {
 			continue
 		}
 		if like := nearest(name); like != "" {
@@ -170,21 +180,26 @@ func read(all map[string]string) (w wish, notes []string, problem *model.Problem
 			notes = append(notes, fmt.Sprintf("there is no label %s", show(name)))
 		}
 	}
-	var refused []error
+	if more := unknown - mostNotes; more > 0 {
+		notes = append(notes, fmt.Sprintf("and %d labels more that there are not", more))
+	}
 	for _, l := range labels {
 		text, ok := all[l.Name]
 		if !ok {
 			continue
 		}
-		if err := l.set(&w, text); err != nil {
-			refused = append(refused, fmt.Errorf("label %s=%s: %w", l.Name, show(text), err))
+		if err := l.set(&w, text); err != nil && problem == nil {
+			reason, mend, _ := strings.Cut(err.Error(), "; ")
+			problem = &model.Problem{Kind: model.Invalid, Reason: fmt.Sprintf("label %s=%s: %s", l.Name, show(text), reason), Mend: mend}
 		}
 	}
+	if _, err := yes(all["lb.enable"]); err == nil && !w.enabled {
+		return w, notes, nil
+	}
 	switch {
-	case len(refused) > 0:
-		reason, mend, _ := strings.Cut(refused[0].Error(), "; ")
-		return w, notes, &model.Problem{Kind: model.Invalid, Reason: reason, Mend: mend}
-	case w.enabled && w.publish == 0:
+	case problem != nil:
+		return w, notes, problem
+	case w.publish == 0:
 		return w, notes, &model.Problem{Kind: model.Invalid, Reason: "it has no label lb.publish", Mend: "add lb.publish=PORT, the port that the balancer shall listen on"}
 	}
 	return w, notes, nil
@@ -192,6 +207,17 @@ func read(all map[string]string) (w wish, notes []string, problem *model.Problem
 
 func known(name string) bool {
 	return slices.ContainsFunc(labels, func(l Label) bool { return l.Name == name })
+}
+
+// mostNotes is how many labels that there are not are named one by one.
+const mostNotes = 10
+
+// plain makes a name that the engine gave fit to be read: Docker's own rules for names have changed over time.
+func plain(name string) string {
+	if model.ValidName(name) {
+		return name
+	}
+	return show(name)
 }
 
 // show makes a label's text fit to be read: outside text, of any length, in printable ASCII.

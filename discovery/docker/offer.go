@@ -36,6 +36,9 @@ type facts struct {
 	stopSignal  string
 }
 
+// runs reports whether it has its address.
+func (f *facts) runs() bool { return f.state == "running" || f.state == "paused" }
+
 // candidate is a container that takes part.
 type candidate struct {
 	*facts
@@ -58,6 +61,12 @@ type Certificates interface {
 // labels of ours.
 func (s *Source) judge(c *tracked) (take *candidate, found *model.Found) {
 	f := &c.facts
+	if c.trouble != "" && f.started == "" {
+		return nil, &model.Found{
+			Owner: model.Owner{Source: name, Name: f.name}, ID: f.id[:min(12, len(f.id))], Verdict: model.Waiting, Reason: c.trouble,
+			Mend: "see whether docker inspect " + f.name + " answers",
+		}
+	}
 	if !asks(f.labels) {
 		return nil, nil
 	}
@@ -97,12 +106,9 @@ func (s *Source) judge(c *tracked) (take *candidate, found *model.Found) {
 
 // waits says what a container has to wait for before it may take requests; empty: nothing.
 func waits(c *tracked) string {
-	switch c.state {
-	case "running", "paused":
-	default:
-		return "it is " + c.state
-	}
 	switch {
+	case !c.runs():
+		return "it is " + c.state
 	case c.leaving != "":
 		return "it was told to stop (" + c.leaving + ")"
 	case c.health == "starting":
@@ -120,6 +126,9 @@ func (s *Source) candidate(f *facts, w *wish, found *model.Found) (*candidate, *
 		other, ok := s.containers[f.shares]
 		if !ok {
 			return nil, &model.Problem{Kind: model.Unavailable, Reason: "the container whose network it shares is not known", Mend: "start that one"}
+		}
+		if !other.runs() { // its address may be another's by now
+			return nil, &model.Problem{Kind: model.Unavailable, Reason: "container " + other.name + ", whose network it shares, does not run", Mend: "start that one, and then this one again"}
 		}
 		of = &other.facts
 	}
@@ -234,6 +243,26 @@ type kept struct {
 	rows  model.Rows // without servers
 	since time.Time
 	last  time.Time // when a container was seen behind it
+}
+
+// recallPorts goes on keeping the ports that an earlier process had.
+func (s *Source) recallPorts() {
+	if s.o.Earlier == nil {
+		return
+	}
+	now := s.o.Now()
+	for i := range s.o.Earlier.Offers {
+		o := &s.o.Earlier.Offers[i]
+		if len(o.Listeners) != 1 || !s.o.Publish(o.Listeners[0].Bind.Port) {
+			continue
+		}
+		bind := o.Listeners[0].Bind
+		if k := s.ports[bind]; k == nil || o.Since.Before(k.since) {
+			rows := o.Rows
+			rows.Servers = nil
+			s.ports[bind] = &kept{rows: rows, since: o.Since, last: now}
+		}
+	}
 }
 
 // keepPorts notes the ports that are published, and offers those that lately were.

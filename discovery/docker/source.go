@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -79,6 +80,7 @@ type tracked struct {
 	leaving string // how it was told to stop; empty: it was not
 	left    time.Time
 	missed  time.Time // when a list said other than we knew, and no event has since; zero: it agrees
+	trouble string    // why the engine does not tell what it is, though it lists it; what was known before still holds
 }
 
 // goneBy is why a container is not there any more.
@@ -92,10 +94,12 @@ var _ discovery.Source = (*Source)(nil)
 // New makes a Source; it asks nothing yet.
 func New(o Options) *Source {
 	o.Resync = max(o.Resync, leastSync)
-	return &Source{
+	s := &Source{
 		o: o, self: ownID, containers: map[string]*tracked{}, ports: map[model.Bind]*kept{}, gone: map[string]goneBy{}, skipped: map[string]string{},
 		connect: func(ctx context.Context, host string) (api, error) { return connect(ctx, host) },
 	}
+	s.recallPorts()
+	return s
 }
 
 // Name is "docker".
@@ -152,8 +156,9 @@ type session struct {
 	results chan func() error // what the tasks found, for the owner
 	tasks   sync.WaitGroup
 
-	dirty     map[string]bool // to be inspected
-	asking    map[string]bool // being inspected
+	dirty     map[string]bool  // to be inspected
+	asking    map[string]bool  // being inspected
+	failed    map[string]error // that could not be; the next list tells whether the engine or the container is at fault
 	listing   bool
 	listed    bool // the first list is there
 	whole     bool // and all that it made necessary
@@ -171,7 +176,7 @@ func (s *Source) session(ctx context.Context, to discovery.Sink) (err error) {
 		cancel()
 		return err
 	}
-	n := &session{Source: s, to: to, e: e, ctx: ctx, results: make(chan func() error), dirty: map[string]bool{}, asking: map[string]bool{}}
+	n := &session{Source: s, to: to, e: e, ctx: ctx, results: make(chan func() error), dirty: map[string]bool{}, asking: map[string]bool{}, failed: map[string]error{}}
 	defer func() {
 		cancel()
 		n.tasks.Wait()
@@ -190,12 +195,13 @@ func (s *Source) session(ctx context.Context, to discovery.Sink) (err error) {
 	return n.loop(messages, failed)
 }
 
-// since is where the next stream goes on; empty: there was none before.
+// since is where the next stream goes on, just behind the last event; empty: there was none before.
 func (s *Source) since() string {
 	if s.last == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d.%09d", s.last/1e9, s.last%1e9)
+	next := s.last + 1
+	return fmt.Sprintf("%d.%09d", next/1e9, next%1e9)
 }
 
 func streamEnded(err error) error {
@@ -245,7 +251,7 @@ func (n *session) loop(messages <-chan events.Message, failed <-chan error) erro
 		case <-timer.C:
 		}
 		if now := time.Now(); !n.listing && !now.Before(n.listAgain) {
-			if err := n.doubted(); err != nil {
+			if err := n.doubted(now); err != nil {
 				return err
 			}
 			n.list()
@@ -275,7 +281,7 @@ func (n *session) putPause() time.Duration {
 
 // ready reports whether what is known is the whole: the first list is there, and all that it made necessary.
 func (n *session) ready() bool {
-	n.whole = n.whole || n.listed && len(n.dirty)+len(n.asking) == 0
+	n.whole = n.whole || n.listed && len(n.dirty)+len(n.asking)+len(n.failed) == 0
 	return n.whole
 }
 
@@ -335,6 +341,7 @@ func (n *session) ask() {
 
 func (n *session) inspected(id string, seq uint64, f facts, err error) error {
 	delete(n.asking, id)
+	delete(n.failed, id)
 	n.changed = true
 	c := n.containers[id]
 	switch {
@@ -342,7 +349,10 @@ func (n *session) inspected(id string, seq uint64, f facts, err error) error {
 		n.forget(id)
 		return nil
 	case err != nil:
-		return fmt.Errorf("container %s: %w", id[:min(12, len(id))], err)
+		// One container that the engine cannot tell of must not cost the others their place.
+		n.failed[id] = err
+		n.listAgain = time.Now()
+		return nil //nolint:nilerr // it is kept, and told with the next list
 	case c == nil:
 		c = &tracked{}
 		n.containers[id] = c
@@ -350,10 +360,13 @@ func (n *session) inspected(id string, seq uint64, f facts, err error) error {
 		n.dirty[id] = true
 		return nil
 	}
-	if f.started != c.started || f.state != "running" {
+	if c.started != "" && f.started != c.started || f.state != "running" {
 		c.leaving = ""
 	}
-	c.facts = f
+	if reflect.DeepEqual(c.facts, f) { // the list has another way to say it
+		c.missed = time.Time{}
+	}
+	c.facts, c.trouble = f, ""
 	if id == n.at.id {
 		n.at = standpoint{id: id, host: f.hostNetwork, attached: f.networks}
 	}
@@ -400,10 +413,13 @@ func (n *session) hear(m *events.Message) {
 	c := n.containers[id]
 	if c == nil {
 		// A container's event carries its labels: those that are none of ours cost nothing more.
-		if m.Type == events.ContainerEventType && asks(m.Actor.Attributes) && m.Action != events.ActionDestroy {
-			n.dirty[id] = true
+		if m.Type != events.ContainerEventType || !asks(m.Actor.Attributes) || m.Action == events.ActionDestroy {
+			return
 		}
-		return
+		// It is followed from its first event on: that it is told to stop may come before the answer.
+		c = &tracked{facts: facts{id: id, name: plain(m.Actor.Attributes["name"])}}
+		n.containers[id] = c
+		n.dirty[id] = true
 	}
 	c.seq++
 	c.missed = time.Time{}
@@ -414,7 +430,7 @@ func (n *session) hear(m *events.Message) {
 	}
 	switch m.Action {
 	case events.ActionKill:
-		signal := m.Actor.Attributes["signal"]
+		signal := plain(m.Actor.Attributes["signal"]) // a label of that name comes in its place
 		if !stops(signal, c.stopSignal) {
 			return
 		}
@@ -422,7 +438,7 @@ func (n *session) hear(m *events.Message) {
 		leaves("stopped by " + c.leaving)
 	case events.ActionDie:
 		c.state = "exited"
-		leaves("ended with exit code " + m.Actor.Attributes["exitCode"])
+		leaves("ended with exit code " + plain(m.Actor.Attributes["exitCode"]))
 	case events.ActionDestroy:
 		leaves("removed")
 		n.forget(id)
@@ -442,6 +458,9 @@ func (n *session) hear(m *events.Message) {
 			}
 			return
 		}
+		if m.Action == events.ActionStart {
+			c.leaving = ""
+		}
 		n.dirty[id] = true
 	}
 }
@@ -453,22 +472,53 @@ func (n *session) list() {
 	for id, c := range n.containers {
 		seqs[id] = c.seq
 	}
+	failed := maps.Clone(n.failed)
 	n.task(func() func() error {
 		lines, err := n.e.list(n.ctx)
 		return func() error {
-			n.listing, n.listAgain = false, time.Now().Add(n.o.Resync)
 			if err != nil {
 				return fmt.Errorf("containers of the engine: %w", err)
 			}
+			n.listing, n.listAgain = false, time.Now().Add(n.o.Resync)
+			n.blame(failed, lines)
 			n.compare(lines, seqs)
 			return nil
 		}
 	})
 }
 
+// blame finds the engine well, so that what could not be inspected before it listed its containers is their fault. They are asked for
+// again with each list.
+func (n *session) blame(failed map[string]error, lines map[string]line) {
+	for _, id := range sortedKeys(failed) {
+		delete(n.failed, id)
+		l, there := lines[id]
+		if !there {
+			continue
+		}
+		c := n.containers[id]
+		if c == nil {
+			c = &tracked{facts: facts{id: id, name: l.name}}
+			n.containers[id] = c
+		}
+		if c.trouble == "" {
+			n.o.Log.Warn("the engine does not tell what a container is", "container", c.name, "err", failed[id])
+		}
+		c.trouble = fmt.Sprintf("the engine does not tell what it is (%v)", failed[id])
+	}
+	if len(n.failed) > 0 {
+		n.listAgain = time.Now()
+	}
+	for id, c := range n.containers {
+		if _, now := failed[id]; c.trouble != "" && !now && !n.asking[id] {
+			n.dirty[id] = true
+		}
+	}
+}
+
 // compare holds a list against what is known. What has had an event since it was asked for is newer than the list.
 func (n *session) compare(lines map[string]line, seqs map[string]uint64) {
-	now := n.o.Now()
+	now, read := n.o.Now(), time.Now()
 	for id, l := range lines {
 		c := n.containers[id]
 		if c == nil {
@@ -477,9 +527,9 @@ func (n *session) compare(lines map[string]line, seqs map[string]uint64) {
 			}
 			continue
 		}
-		if c.seq == seqs[id] && c.differs(l) && !n.asking[id] {
+		if c.seq == seqs[id] && c.trouble == "" && c.differs(l) && !n.asking[id] && !n.dirty[id] {
 			n.dirty[id] = true
-			n.suspect(c, now)
+			n.suspect(c, read)
 		}
 	}
 	for id, c := range n.containers {
@@ -520,11 +570,12 @@ func (n *session) suspect(c *tracked, now time.Time) {
 }
 
 // doubted ends the session when an event is still missing at the next list.
-func (n *session) doubted() error {
+func (n *session) doubted(now time.Time) error {
 	missed := false
 	for _, c := range n.containers {
-		missed = missed || !c.missed.IsZero()
-		c.missed = time.Time{}
+		if !c.missed.IsZero() && now.Sub(c.missed) >= n.o.Resync/2 {
+			missed, c.missed = true, time.Time{}
+		}
 	}
 	if missed {
 		return errMissed
