@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -21,6 +22,7 @@ import (
 	"github.com/fnlb/fnlb/api/rest"
 	"github.com/fnlb/fnlb/app"
 	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/discovery/docker"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
 	"github.com/fnlb/fnlb/model"
@@ -258,6 +260,32 @@ func TestTemplateFields(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[templates.Data](), "")
+}
+
+var update = flag.Bool("update", false, "write the tables of documents that the code knows")
+
+// TestLabelsInDocs: docs/docker.md has the table of labels as it is, and the rules that are numbers elsewhere.
+func TestLabelsInDocs(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| label | value | default | what it does |\n|---|---|---|---|\n")
+	for _, l := range docker.Labels() {
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", l.Name, l.Values, l.Default, l.Does)
+	}
+	const page, begin, end = "docs/docker.md", "<!-- labels: written by go test . -run TestLabelsInDocs -update -->\n", "<!-- end of labels -->"
+	old := readText(t, page)
+	head, rest, ok := strings.Cut(old, begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no part for the labels", page)
+	}
+	if text := head + begin + table.String() + end + tail; text != old {
+		if !*update {
+			t.Fatalf("%s is out of date (go test . -run TestLabelsInDocs -update writes it)", page)
+		}
+		if err := os.WriteFile(page, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestTemplateExample: the template in docs/templates.md renders, and every HAProxy accepts its text.
