@@ -123,11 +123,15 @@ func runBounded(ctx context.Context, limit time.Duration, binary string, args ..
 	if err := ctx.Err(); err != nil {
 		return "", nil, err
 	}
+	attributes, err := attributes()
+	if err != nil {
+		return "", nil, err
+	}
 	cmd := exec.Command(binary, args...)
 	cmd.Env = []string{}
 	out := &capped{}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = attributes
 	cmd.WaitDelay = time.Second // for a grandchild that left the group and keeps the output open
 	if err := cmd.Start(); err != nil {
 		return "", nil, err

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -166,6 +165,10 @@ func (c *Child) args() []string {
 
 // launch starts the process.
 func (c *Child) launch() (*run, error) {
+	attributes, err := attributes()
+	if err != nil {
+		return nil, err
+	}
 	log, from, err := openLog(c.o.Log)
 	if err != nil {
 		return nil, err
@@ -173,7 +176,7 @@ func (c *Child) launch() (*run, error) {
 	cmd := exec.Command(c.o.Binary, c.args()...)
 	cmd.Env = []string{} // nothing of ours; nil would be all of it
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = attributes
 	if c.o.AccessLog != nil {
 		cmd.ExtraFiles = []*os.File{c.o.AccessLog}
 	}

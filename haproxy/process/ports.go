@@ -152,7 +152,7 @@ func tryBind(at netip.AddrPort) error {
 func bindReason(err error) string {
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return "this user may not listen below port 1024; give the capability NET_BIND_SERVICE or choose another port"
+		return "this user may not listen below port 1024; give the capability NET_BIND_SERVICE (a container: --cap-add, and no --user), or choose another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "this host has no such address; choose one that it has"
 	case errors.Is(err, syscall.EAFNOSUPPORT):
@@ -219,6 +219,9 @@ func inodes(pid int) ([]string, error) {
 	var out []string
 	for _, f := range files {
 		to, err := os.Readlink(filepath.Join(dir, f.Name()))
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, err // root in a container sees the names of another user's files, and not what they are
+		}
 		if err != nil {
 			continue // it has just been closed
 		}
