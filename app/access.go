@@ -33,7 +33,7 @@ func accessRules(s *config.Settings, log *slog.Logger) (access.Rules, error) {
 	}
 	token, err := os.ReadFile(s.MgmtTokenFile)
 	if err != nil {
-		return r, fmt.Errorf("token: %w; correct --mgmt-token-file", err)
+		return r, fmt.Errorf("token: %w; %s", err, mendRead(s.MgmtTokenFile, err, "correct --mgmt-token-file"))
 	}
 	r.Token = bytes.TrimSpace(token)
 	if len(r.Token) < minToken {

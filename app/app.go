@@ -96,6 +96,10 @@ func Main(p Program) int {
 	if cmd.name == "run" && os.Getpid() == firstProcess {
 		return p.beInit()
 	}
+	note, err := p.dropRoot()
+	if err != nil {
+		return p.fail(err)
+	}
 	if cmd.name == "run" { // whoever reads what we say, or does not, shall not hold up the balancer
 		c.log = logwriter.Start(p.Stderr, logBytes)
 		defer c.log.Close(logFlush)
@@ -119,6 +123,9 @@ func Main(p Program) int {
 		return p.fail(err)
 	case len(rest) > 0 && cmd.args == "":
 		return p.fail(&config.UsageError{Reason: fmt.Sprintf("fnlb %s takes no argument %q", cmd.name, rest[0]), Hint: "flags begin with --"})
+	}
+	if note != "" {
+		settings.Warnings = append(settings.Warnings, note)
 	}
 	if err := check.Validate(settings.Check); err != nil {
 		return p.fail(&config.UsageError{Reason: err.Error(), Hint: "see --hc-path, --hc-interval, --hc-timeout and --min-api-version"})

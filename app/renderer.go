@@ -90,7 +90,7 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 	if s.Template != "" {
 		text, err := readTemplate(s.Template)
 		if err != nil {
-			return nil, fmt.Errorf("read the template: %w; correct --template", err)
+			return nil, fmt.Errorf("read the template: %w; %s", err, mendRead(s.Template, err, "correct --template"))
 		}
 		if r.template, err = templates.Parse(s.Template, text); err != nil {
 			return nil, err
@@ -129,7 +129,7 @@ func readTemplate(path string) ([]byte, error) {
 func (r *renderer) certificate(s *config.Settings) error {
 	pem, err := os.ReadFile(s.TLSCert)
 	if err != nil {
-		return fmt.Errorf("read the certificate: %w; correct --tls-cert", err)
+		return fmt.Errorf("read the certificate: %w; %s", err, mendRead(s.TLSCert, err, "correct --tls-cert"))
 	}
 	if _, err := tls.X509KeyPair(pem, pem); err != nil {
 		return fmt.Errorf("certificate %s: %w; --tls-cert needs a PEM file with a certificate and its key", s.TLSCert, err)

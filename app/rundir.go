@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/haproxy/process"
 )
 
 // dirs are the places in the run directory. The directory itself is 0711: what must be reached by others lies in folders of
@@ -48,11 +49,20 @@ type identity struct {
 	gid         int // -1: nobody else
 }
 
-// workerIdentity finds the user that HAProxy drops to when we are root: the one asked for, else haproxy, else nobody.
+// workerIdentity finds the user that HAProxy drops to when we are root: the one asked for, else haproxy, else nobody. A root that may not
+// become another user is treated as any user.
 func workerIdentity(s *config.Settings) (identity, error) {
-	if os.Getuid() != 0 {
+	mayDrop := os.Getuid() == 0
+	if mayDrop {
+		own, err := process.Capabilities()
+		if err != nil {
+			return identity{}, err
+		}
+		mayDrop = own.Effective.Has(unix.CAP_SETUID) && own.Effective.Has(unix.CAP_SETGID)
+	}
+	if !mayDrop {
 		if s.HAProxyUser != "" {
-			return identity{}, errors.New("--haproxy-user needs root; leave it out")
+			return identity{}, errors.New("--haproxy-user needs root and the capabilities SETUID and SETGID; leave it out")
 		}
 		return identity{gid: -1}, nil
 	}
