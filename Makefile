@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fuzz tools bench chaos clean
+.PHONY: help run build image test lint fuzz tools bench chaos clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,6 +11,12 @@ run: ## three sample servers and the balancer in front of them; Ctrl-C stops all
 
 build: ## the static binary bin/fnlb
 	@./compile.sh
+
+image: build ## the Docker images fnlb:latest and fnlb-sample:latest (BASE=debian:trixie-slim DOCKER=docker)
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/web ./sample/web
+	@$(or $(DOCKER),docker) build --quiet --tag fnlb-sample:latest --file sample/web/Dockerfile .
+	@$(or $(DOCKER),docker) build --tag fnlb:latest $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  $$(bin/fnlb version --json | sed -nE 's/.*"commit":"([^"]*)".*"version":"([^"]*)".*/--build-arg COMMIT=\1 --build-arg VERSION=\2/p') .
 
 test: ## install what the tests need and run every check (FUZZ=5, seconds for each fuzz target)
 	@exec test/run-tests.sh

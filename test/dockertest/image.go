@@ -23,6 +23,7 @@ const (
 	ServerImage = "server:latest" // test/dockertest/server, alone in an image from scratch; exposes 8080
 	WebImage    = "web:latest"    // sample/web, likewise; exposes 8082
 	BaseImage   = "debian:trixie-slim"
+	FnlbImage   = "fnlb:latest" // the product's own, from the Dockerfile
 )
 
 // image is made once.
@@ -42,6 +43,9 @@ func (e *Engine) Image(t *testing.T, name string) string {
 		create = func(ctx context.Context) error { return e.program(ctx, name, "sample/web", "8082") }
 	case BaseImage:
 		create = func(ctx context.Context) error { return e.base(ctx, name) }
+	case FnlbImage:
+		e.Image(t, BaseImage)
+		create = func(ctx context.Context) error { return e.product(ctx, name) }
 	default:
 		t.Fatalf("dockertest does not know the image %s", name)
 	}
@@ -89,15 +93,27 @@ func (e *Engine) program(ctx context.Context, name, pkg, port string) error {
 	return e.importImage(ctx, name, content, `ENTRYPOINT ["`+path+`"]`, "EXPOSE "+port)
 }
 
-// base imports the Debian root that `make tools` has made.
-func (e *Engine) base(ctx context.Context, name string) (err error) {
+// baseFile is the Debian root that `make tools` has made.
+func baseFile() (string, error) {
 	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	file, err := filepath.EvalSymlinks(filepath.Join(root, ".images", "debian-trixie.tar"))
+	if err != nil {
+		return "", fmt.Errorf("%w: `make tools` makes it", err)
+	}
+	return file, nil
+}
+
+func (e *Engine) base(ctx context.Context, name string) error {
+	file, err := baseFile()
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(filepath.Join(root, ".images", "debian-trixie.tar"))
+	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("%w: `make tools` makes it", err)
+		return err
 	}
 	defer f.Close()
 	return e.importImage(ctx, name, f, `CMD ["bash"]`)

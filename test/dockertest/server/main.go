@@ -2,6 +2,7 @@
 //
 //	/            its name, which is the container's host name unless --name says otherwise
 //	/slow?d=3s   the same after that time
+//	/running     how many of /slow are running
 //	/healthz     200 or, after PUT /unhealthy and until PUT /healthy, 503
 //
 // server healthcheck [PORT] is for HEALTHCHECK: an image from scratch has neither shell nor curl.
@@ -93,6 +94,7 @@ func run() error {
 
 func handler(name string) http.Handler {
 	var sick atomic.Bool
+	var running atomic.Int64
 	mux := http.NewServeMux()
 	answer := func(w http.ResponseWriter) { _, _ = io.WriteString(w, name) } // the client went away: nobody is left to tell
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { answer(w) })
@@ -102,12 +104,15 @@ func handler(name string) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		running.Add(1)
+		defer running.Add(-1)
 		select {
 		case <-time.After(d):
 			answer(w)
 		case <-r.Context().Done():
 		}
 	})
+	mux.HandleFunc("/running", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, running.Load()) })
 	mux.HandleFunc("PUT /unhealthy", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("PUT /healthy", func(http.ResponseWriter, *http.Request) { sick.Store(false) })
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
