@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -43,12 +43,24 @@ type Balancer struct {
 	exited chan struct{} // closed when the process has ended
 }
 
+// binaryDir is the folder with the binary; nil: none was built.
+var binaryDir atomic.Pointer[string]
+
 var binary = sync.OnceValues(func() (string, error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		return "", err
 	}
-	path := binaryPath()
+	// Not named by our pid: that is the same in the process namespaces of two packages' tests, and they share the temporary folder.
+	dir, err := os.MkdirTemp("", "fnlb-e2e-")
+	if err != nil {
+		return "", err
+	}
+	binaryDir.Store(&dir)
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // other users of the tests run what is in it
+		return "", err
+	}
+	path := filepath.Join(dir, "fnlb")
 	out, err := exec.Command("go", "build", "-C", root, "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build fnlb: %w\n%s", err, out)
@@ -87,13 +99,11 @@ func Main(m *testing.M) (code int) {
 
 // RemoveBinary removes what Binary has built.
 func RemoveBinary() error {
-	if err := os.Remove(binaryPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if dir := binaryDir.Load(); dir != nil {
+		return os.RemoveAll(*dir)
 	}
 	return nil
 }
-
-func binaryPath() string { return filepath.Join(os.TempDir(), fmt.Sprintf("fnlb-e2e-%d", os.Getpid())) }
 
 // TempDir is a folder whose path is short enough for sockets.
 func TempDir(t *testing.T) string {
