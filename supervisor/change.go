@@ -384,7 +384,8 @@ func (l *loop) reap(now time.Time) {
 				if v, still := l.leaving[name]; still && !v.cut && v.since.Equal(due[name].since) {
 					v.cut = true
 					l.leaving[name] = v
-					l.s.o.Log.Warn("a server that left still had connections, they are cut", "server", name.backend+"/"+name.server, "after", now.Sub(v.since))
+					at, _ := l.s.o.cutsAt(v)
+					l.s.o.Log.Warn("a server that left still had connections, they are cut", "server", name.backend+"/"+name.server, "after", at.Sub(v.since))
 				}
 			}
 			for _, name := range gone {
