@@ -18,6 +18,13 @@ func (b *balancer) certificates() *assets.Certificates {
 	return assets.NewCertificates(assets.Options{
 		Dirs: b.s.CertDirs, UID: os.Getuid(), Now: time.Now,
 		Earlier: func(base string) []byte { return newestCopy(bundles, base) },
+		Copy: func(file string) []byte {
+			data, err := os.ReadFile(filepath.Join(bundles, filepath.FromSlash(file)))
+			if err != nil {
+				return nil
+			}
+			return data
+		},
 	})
 }
 

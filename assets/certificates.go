@@ -35,8 +35,10 @@ type Options struct {
 	// Earlier gives the newest copy that an earlier process made of the certificate of that base name, for a file that cannot be read
 	// now; nil: there is none.
 	Earlier func(base string) []byte
-	UID     int // whose rights the files are read with, for the mend
-	Now     func() time.Time
+	// Copy gives the copy of that path below the folder of bundles, for a name that an earlier process gave; nil: there is none.
+	Copy func(file string) []byte
+	UID  int // whose rights the files are read with, for the mend
+	Now  func() time.Time
 }
 
 // Certificates are PEM files with a certificate and its key, by the paths at which people put them. Its methods may be called by any
@@ -254,10 +256,24 @@ func (c *Certificates) unusable(file string, err error) *model.Problem {
 	return p
 }
 
-// Content gives the file of a name that Use gave: its path below the folder of bundles, and what is in it.
+// Content gives the file of a name that Use gave, here or in an earlier process: its path below the folder of bundles, and what is in it.
 func (c *Certificates) Content(name string) (file string, pem []byte, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	v, ok := c.named[name]
-	return v.file, v.pem, ok
+	if v, ok := c.named[name]; ok {
+		return v.file, v.pem, true
+	}
+	hash, b, ok := strings.Cut(name, "_")
+	if !ok || c.o.Copy == nil || !goodHash.MatchString(hash) || !model.ValidName(b) {
+		return "", nil, false
+	}
+	file = path.Join(hash, b)
+	pem = c.o.Copy(file)
+	if sum := sha256.Sum256(pem); pem == nil || hex.EncodeToString(sum[:8]) != hash {
+		return "", nil, false
+	}
+	c.named[name] = version{file, pem}
+	return file, pem, true
 }
+
+var goodHash = regexp.MustCompile(`^[0-9a-f]{16}$`)

@@ -165,3 +165,24 @@ func TestEarlier(t *testing.T) {
 		t.Errorf("the name was %q, and is %q with the same content", name, again)
 	}
 }
+
+// TestCopy gives the content of a name that an earlier process gave, when it is what the name says.
+func TestCopy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "web.pem")
+	data := certificateOf(t, 1, now.Add(time.Hour))
+	write(t, file, data)
+	name := use(t, NewCertificates(Options{Dirs: []string{dir}, Now: func() time.Time { return now }}), file, true, "")
+	for what, copied := range map[string][]byte{"the same": data, "another": []byte("x"), "none": nil} {
+		c := NewCertificates(Options{Copy: func(string) []byte { return copied }})
+		if _, got, ok := c.Content(name); ok != (what == "the same") || ok && string(got) != string(data) {
+			t.Errorf("with %s copy: there is one: %v", what, ok)
+		}
+		for _, bad := range []string{"", "listen.pem", "0123456789abcdef_../x", "0123456789abcdef_"} {
+			if _, _, ok := c.Content(bad); ok {
+				t.Errorf("%q has content", bad)
+			}
+		}
+	}
+}
