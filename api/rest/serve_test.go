@@ -279,7 +279,8 @@ func TestManyConnections(t *testing.T) {
 			asked++
 		}
 	})
-	many := idle(t, addr, 10_000)
+	// An idle connection is closed some time; on a busy machine this takes longer.
+	many := idle(t, addr, 10_000, func() { ask(t, steady, "meanwhile") })
 	ask(t, steady, "after")
 	askAnew(t, "127.0.0.1", addr) // and the address of the many is served as well
 	close(stop)
@@ -293,8 +294,8 @@ func TestManyConnections(t *testing.T) {
 	}
 }
 
-// idle opens n connections, as far as the limit on open files lets this process have both ends.
-func idle(t *testing.T, addr string, n int) []net.Conn {
+// idle opens n connections, as far as the limit on open files lets this process have both ends, and calls meanwhile now and then.
+func idle(t *testing.T, addr string, n int, meanwhile func()) []net.Conn {
 	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -313,6 +314,9 @@ func idle(t *testing.T, addr string, n int) []net.Conn {
 		conns = append(conns, conn)
 		if _, err := io.WriteString(conn, begun[i%len(begun)]); err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			t.Fatalf("connection %d: %v", i, err)
+		}
+		if i%500 == 0 {
+			meanwhile()
 		}
 	}
 	return conns

@@ -3,6 +3,7 @@ package dockertest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -190,22 +191,23 @@ func TestEvents(t *testing.T) {
 // TestNothingLeft runs a test of this package in a process of its own, ended well and by SIGKILL, and looks for what stays.
 func TestNothingLeft(t *testing.T) {
 	e := Shared(t)
-	before := traces(t)
+	tag := strings.ToLower(rand.Text()[:8]) // engines of other packages come and go meanwhile
+	before := traces(t, tag)
 	t.Run("end", func(t *testing.T) {
-		cmd, out := again(t)
+		cmd, out := again(t, tag)
 		if err := cmd.Wait(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		after := traces(t)
+		after := traces(t, tag)
 		if folders := after.folders; !slices.Equal(folders, before.folders) {
 			t.Errorf("folders and control groups: %q", folders)
 		}
 		same(t, e, before)
 	})
 	t.Run("kill", func(t *testing.T) {
-		cmd, out := again(t)
+		cmd, out := again(t, tag)
 		e.Eventually(t, func() (string, error) {
-			sockets, err := filepath.Glob(folders + "*/docker.sock")
+			sockets, err := filepath.Glob(folders + tag + "*/docker.sock")
 			if err != nil {
 				return "", err
 			}
@@ -224,17 +226,18 @@ func TestNothingLeft(t *testing.T) {
 		if err := sweep(); err != nil {
 			t.Error(err)
 		}
-		if after := traces(t); !slices.Equal(after.folders, before.folders) {
+		if after := traces(t, tag); !slices.Equal(after.folders, before.folders) {
 			t.Errorf("folders and control groups: %q", after.folders)
 		}
 	})
 }
 
 // again starts a test of this binary in namespaces of its own.
-func again(t *testing.T) (*exec.Cmd, *output) {
+func again(t *testing.T, tag string) (*exec.Cmd, *output) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestContainer$")
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, folderVariable) })
+	cmd.Env = append(cmd.Env, tagVariable+"="+tag)
 	out := &output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = startLimit // children of what was killed have the pipe for a moment
@@ -276,13 +279,15 @@ func (o *output) String() string {
 
 // left is what an engine could leave behind.
 type left struct {
+	tag                           string   // with which the names of folders begin
 	folders                       []string // and control groups
 	mounts, interfaces, processes []string
 }
 
-func traces(t *testing.T) (l left) {
+func traces(t *testing.T, tag string) left {
 	t.Helper()
-	for _, pattern := range []string{folders + "*", "/sys/fs/cgroup/dockertest*", "/sys/fs/cgroup/*/dockertest*"} {
+	l := left{tag: tag}
+	for _, pattern := range []string{folders + tag + "*", "/sys/fs/cgroup/dockertest" + tag + "*", "/sys/fs/cgroup/*/dockertest" + tag + "*"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -322,7 +327,7 @@ func traces(t *testing.T) (l left) {
 func same(t *testing.T, e *Engine, before left) {
 	t.Helper()
 	e.Eventually(t, func() (string, error) {
-		after := traces(t)
+		after := traces(t, before.tag)
 		for _, pair := range [][2][]string{{before.mounts, after.mounts}, {before.interfaces, after.interfaces}, {before.processes, after.processes}} {
 			if !slices.Equal(pair[0], pair[1]) {
 				return fmt.Sprintf("before: %q\nafter: %q", pair[0], pair[1]), nil

@@ -19,6 +19,9 @@ import (
 // folderVariable tells the tests inside of the namespaces which folder is theirs; whoever does not have it is outside.
 const folderVariable = "FNLB_DOCKERTEST"
 
+// tagVariable begins the name of the folder, for a test that looks for what is left of another one.
+const tagVariable = "FNLB_DOCKERTEST_TAG"
+
 // proxySocket is where the proxy outside listens, in that folder.
 const proxySocket = "proxy.sock"
 
@@ -153,7 +156,7 @@ const (
 )
 
 func makeFolder() (folder string, lock *os.File, err error) {
-	if folder, err = os.MkdirTemp(filepath.Dir(folders), filepath.Base(folders)); err != nil {
+	if folder, err = os.MkdirTemp(filepath.Dir(folders), filepath.Base(folders)+os.Getenv(tagVariable)); err != nil {
 		return "", nil, err
 	}
 	// It gets its name when it is locked: sweep of another test would take it for a dead one's.
