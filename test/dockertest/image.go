@@ -20,8 +20,9 @@ import (
 
 // The images that this package knows how to make.
 const (
-	ServerImage = "server:latest" // test/dockertest/server, alone in an image from scratch; exposes 8080
-	WebImage    = "web:latest"    // sample/web, likewise; exposes 8082
+	ServerImage = "server:latest"       // test/dockertest/server, alone in an image from scratch; exposes 8080
+	WebImage    = "web:latest"          // sample/web, likewise; exposes 8082
+	ProxyImage  = "socket-proxy:latest" // examples/docker/socket-proxy, likewise; exposes 2375
 	BaseImage   = "debian:trixie-slim"
 	FnlbImage   = "fnlb:latest" // the product's own, from the Dockerfile
 )
@@ -41,6 +42,8 @@ func (e *Engine) Image(t *testing.T, name string) string {
 		create = func(ctx context.Context) error { return e.program(ctx, name, "test/dockertest/server", "8080") }
 	case WebImage:
 		create = func(ctx context.Context) error { return e.program(ctx, name, "sample/web", "8082") }
+	case ProxyImage:
+		create = func(ctx context.Context) error { return e.program(ctx, name, "examples/docker/socket-proxy", "2375") }
 	case BaseImage:
 		create = func(ctx context.Context) error { return e.base(ctx, name) }
 	case FnlbImage:
