@@ -13,8 +13,10 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/test/dockertest"
 	"github.com/fnlb/fnlb/test/e2e"
 	"github.com/fnlb/fnlb/test/load"
@@ -209,4 +211,63 @@ func TestCrashLoop(t *testing.T) {
 			t.Errorf("%d reloads", n-reloads)
 		}
 	})
+}
+
+// TestCrowd starts many containers behind one port and measures until all serve, how many applies that took, and what the balancer costs
+// while nothing happens.
+func TestCrowd(t *testing.T) {
+	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		b := start(t, h)
+		n := size(12, 300)
+		names := make([]string, n)
+		var starting errgroup.Group
+		starting.SetLimit(8)
+		for i := range names {
+			names[i] = fmt.Sprintf("m%d-%s", i, strings.ReplaceAll(h.Version, ".", ""))
+			starting.Go(func() error {
+				b.engine.Run(t, dockertest.Options{Name: names[i], Labels: b.labels()})
+				return nil
+			})
+		}
+		if err := starting.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		last := time.Now()
+		b.waitServers(names...)
+		took := time.Since(last)
+		var got struct{ Changes []model.Apply }
+		if err := b.Get("/1/lb/changes", &got); err != nil {
+			t.Fatal(err)
+		}
+		if r := b.reloads(); r > 1 { // that of the port
+			t.Errorf("%d reloads for one port", r)
+		}
+		if len(got.Changes) > n+3 {
+			t.Errorf("%d applies for %d containers", len(got.Changes), n)
+		}
+		before := b.cpu()
+		idle := time.Duration(size(1, 30)) * time.Second
+		time.Sleep(idle) // that nothing happens is what is measured
+		t.Logf("%d containers: all serve %s after the last start, %d applies, %d reloads; then fnlb uses %.2f %% of a core",
+			n, took.Round(time.Millisecond), len(got.Changes), b.reloads(), 100*(b.cpu()-before).Seconds()/idle.Seconds())
+	})
+}
+
+// cpu is the processor time that fnlb has used.
+func (b *bench) cpu() time.Duration {
+	b.T.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.Cmd.Process.Pid))
+	if err != nil {
+		b.T.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
+	var ticks int
+	for _, f := range fields[11:13] { // utime and stime, proc(5)
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.T.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
