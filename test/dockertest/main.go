@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -191,8 +192,16 @@ func sweep() error {
 	return errors.Join(errs...)
 }
 
-// remove removes a folder and what else bears its name.
-func remove(folder string) error { return errors.Join(os.RemoveAll(folder), removeGroups(folder)) }
+// remove removes a folder and what else bears its name. Of a test binary that was killed processes may just be dying, which keep their
+// control groups busy and may write another file.
+func remove(folder string) error {
+	for end := time.Now().Add(removed); ; time.Sleep(10 * time.Millisecond) {
+		err := errors.Join(os.RemoveAll(folder), removeGroups(folder))
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
 
 // groupOf is the control group of the engine's containers, which is named after its folder.
 func groupOf(folder string) string { return "/" + filepath.Base(folder) }
