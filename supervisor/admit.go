@@ -130,9 +130,9 @@ func (l *loop) leaves(do func(srv *model.Server, m *member)) {
 }
 
 // visible is the wanted State with its admitted servers only, each at the address that passed; what is in quarantine or in maintenance is
-// left out. Names are rendered with their addresses, so that two names of one address may be one server.
+// left out, and so are listeners that are barred. Names are rendered with their addresses, so that two names of one address may be one server.
 func (l *loop) visible() model.State {
-	st := l.wanted
+	st := l.unbarred(l.wanted)
 	st.Servers = nil
 	seen := map[model.ServerKey]bool{} // of names
 	l.leaves(func(srv *model.Server, m *member) {

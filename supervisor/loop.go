@@ -93,6 +93,7 @@ type loop struct {
 	failure  error // why Run ends, before anything was served
 
 	quarantined map[model.ServerKey]quarantined
+	barred      map[model.Bind]*barred
 	refused     *model.Problem // the newest State is not in force
 	lastRefusal string         // what was told last, so that a lasting fault is told once
 	ignored     ignored        // weights that the text in force does not have
@@ -121,7 +122,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
-		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
+		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, barred: map[model.Bind]*barred{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
 		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}

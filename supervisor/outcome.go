@@ -71,6 +71,7 @@ func (l *loop) done(out outcome) {
 	before := l.accepted
 	l.accepted = out.next
 	l.namesBy = time.Time{}
+	l.hadAll()
 	if out.files {
 		l.save.done()
 	}
@@ -139,6 +140,7 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	if out.method == model.Start {
 		switch {
 		case !l.stopAt.IsZero(): // it was cut short on purpose
+		case l.accepted == nil && out.fixed == nil && l.bar(now, out.err):
 		case l.accepted == nil:
 			l.failure = out.err
 		default:
@@ -153,6 +155,10 @@ func (l *loop) rejected(now time.Time, out outcome, death error) {
 	}
 	if doubtful {
 		l.dirty(now)
+	}
+	if out.fixed == nil && !out.back && !out.loading && l.bar(now, out.err) {
+		l.causes = out.causes.join(l.causes)
+		return
 	}
 	if out.back {
 		if out.loading {

@@ -74,6 +74,7 @@ func (l *loop) schedule(now time.Time, hard context.Context) {
 		}
 	}
 	l.unshelve(now)
+	l.reviewBarred(now)
 	if at := l.applyAt(); !at.IsZero() && !now.Before(at) {
 		l.startApply(now)
 	}
@@ -107,6 +108,9 @@ func (l *loop) next(now time.Time) time.Time {
 		sooner(l.observeAt)
 	}
 	sooner(l.cutAt)
+	for _, b := range l.barred {
+		sooner(b.again)
+	}
 	if l.mends() {
 		sooner(latest(l.mendAt, now))
 	}

@@ -133,6 +133,8 @@ func (l *loop) problems() (out []model.Problem, degraded []string) {
 	}
 	left, words := l.isolation()
 	out, degraded = append(out, left...), append(degraded, words...)
+	left, words = l.barredProblems()
+	out, degraded = append(out, left...), append(degraded, words...)
 	if l.frozen != nil {
 		degraded = append(degraded, fmt.Sprintf("frozen since %s by %s: %s", l.frozen.Since.UTC().Format(time.RFC3339), l.frozen.By, l.frozen.Reason))
 	}
