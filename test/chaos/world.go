@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,7 +170,12 @@ func (w *world) change() {
 
 func (w *world) changeBy(c *http.Client) {
 	w.t.Helper()
-	n := w.nodes[pooled+w.r.IntN(len(w.nodes)-pooled)]
+	// Without one that is in maintenance nothing that is rendered changes.
+	some := slices.DeleteFunc(slices.Clone(w.nodes[pooled:]), func(n *e2e.Node) bool { return w.wishes[n].state == "maint" })
+	if len(some) == 0 {
+		some = w.nodes[pooled:]
+	}
+	n := some[w.r.IntN(len(some))]
 	method := http.MethodPut
 	if w.in[n] {
 		method = http.MethodDelete

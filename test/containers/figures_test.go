@@ -216,7 +216,9 @@ func TestCrashLoop(t *testing.T) {
 // TestCrowd starts many containers behind one port and measures until all serve, how many applies that took, and what the balancer costs
 // while nothing happens.
 func TestCrowd(t *testing.T) {
+	beside(t)
 	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		beside(t)
 		b := start(t, h)
 		n := size(12, 300)
 		names := make([]string, n)
