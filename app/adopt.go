@@ -79,11 +79,7 @@ func (b *balancer) external(o *supervisor.Options, binary string, render supervi
 
 // bootstrapBundle is what HAProxy needs before it is told of any server.
 func bootstrapBundle(s *config.Settings, r supervisor.Renderer, a conf.Abilities) (conf.Bundle, error) {
-	cert := ""
-	if s.TLSCert != "" {
-		cert = certName
-	}
-	st, problems := model.Merge(s.Offers(cert))
+	st, problems := model.Merge(offersOf(s))
 	if len(problems) > 0 {
 		return conf.Bundle{}, problems[0]
 	}

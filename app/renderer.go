@@ -24,6 +24,15 @@ import (
 // certName is the listen port's certificate, as routes name it.
 const certName = "listen.pem"
 
+// offersOf are those that the flags make.
+func offersOf(s *config.Settings) []model.Offer {
+	cert := ""
+	if s.TLSCert != "" {
+		cert = certName
+	}
+	return s.Offers(cert)
+}
+
 // renderer binds a template to what the process is and to the certificate. It is read anew as a whole: a value never changes.
 type renderer struct {
 	template *templates.Template

@@ -168,11 +168,7 @@ func (b *balancer) build(c *call) error {
 
 // sources are those that the settings ask for.
 func (b *balancer) sources(adopting bool) ([]discovery.Source, error) {
-	cert := ""
-	if b.s.TLSCert != "" {
-		cert = certName
-	}
-	sources := []discovery.Source{discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: b.s.Offers(cert)}}}
+	sources := []discovery.Source{discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: offersOf(&b.s)}}}
 	nodes, err := b.nodeSource(adopting)
 	if err != nil {
 		return nil, err

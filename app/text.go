@@ -125,11 +125,7 @@ func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	cert := ""
-	if s.TLSCert != "" {
-		cert = certName
-	}
-	offers := s.Offers(cert)
+	offers := offersOf(s)
 	offers[0].Servers = servers // of the pool
 	st, problems := model.Merge(offers)
 	if len(problems) > 0 {

@@ -56,7 +56,6 @@ func (l *loop) bar(now time.Time, err error) bool {
 
 // bindErrors finds them in what was joined.
 func bindErrors(err error) (out []*process.BindError) {
-	var one *process.BindError
 	switch e := err.(type) { //nolint:errorlint // the tree is walked
 	case nil:
 		return nil
@@ -68,13 +67,7 @@ func bindErrors(err error) (out []*process.BindError) {
 		}
 		return out
 	}
-	if inner := errors.Unwrap(err); inner != nil {
-		return bindErrors(inner)
-	}
-	if errors.As(err, &one) {
-		return []*process.BindError{one}
-	}
-	return nil
+	return bindErrors(errors.Unwrap(err))
 }
 
 // listensAt reports whether the address that cannot be had is one of the listener's: without an IP it has one for each family.

@@ -293,7 +293,7 @@ func (n *session) tell() {
 	n.changed, n.urgent = false, false
 	start := time.Now()
 	next := n.snapshot()
-	if n.putOnce && sameSnapshot(n.put, next) {
+	if n.putOnce && reflect.DeepEqual(n.put, next) {
 		n.to.Down(nil)
 	} else {
 		n.say(next)
@@ -303,8 +303,6 @@ func (n *session) tell() {
 	n.lastPut = time.Now()
 	n.putCost = n.lastPut.Sub(start)
 }
-
-func sameSnapshot(a, b model.Snapshot) bool { return reflect.DeepEqual(a, b) }
 
 // task runs do beside the loop; what it returns the loop runs, unless the session has ended.
 func (n *session) task(do func() func() error) {
