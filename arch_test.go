@@ -30,6 +30,8 @@ var imports = []struct {
 	{pkg: "discovery/nodes", may: []string{"model", "discovery"}, why: "a source implements the contract and knows no sibling"},
 	{pkg: "discovery/docker", may: []string{"model", "discovery", "check"}, why: "a source implements the contract and knows no sibling; what a label asks of a check is judged by the rule itself"},
 	{pkg: "assets", may: []string{"model"}, why: "files that people name are judged before anything is rendered"},
+	{pkg: "store", why: "what is kept is bytes to it, and every source may use it"},
+	{pkg: "store/open", may: []string{"store", "store/sqlite", "store/postgres", "store/mysql"}, why: "the one place that knows every database"},
 	{pkg: "check", may: []string{"model"}, why: "one rule with two renderings, used by templates and by the supervisor"},
 	{pkg: "templates", may: []string{"model", "check", "haproxy/conf"}, why: "rendering is pure: no process, no socket"},
 	{pkg: "haproxy/conf", why: "what is known of HAProxy holds without us"},
