@@ -108,7 +108,7 @@ func (a Address) String() string {
 			}
 		}
 	}
-	return a.mask(b.String())
+	return b.String()
 }
 
 // GoString is String, so that %#v tells no more.

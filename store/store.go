@@ -22,7 +22,7 @@ type Record struct {
 
 // Change says what a record becomes. It gets the value as it is in the database, nil when there is none, and gives the new one, nil to delete
 // it; one that is equal to old writes nothing. Its error refuses the change and is returned as it is. It may be called more than once, also on
-// another goroutine, and must not keep or change old.
+// another goroutine; it must not keep or change old, nor call the Mirror.
 type Change func(old []byte) (now []byte, err error)
 
 // Edit is a Change of one record.
