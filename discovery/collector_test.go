@@ -388,6 +388,19 @@ func TestDownKeepsTheLastTruth(t *testing.T) {
 			t.Errorf("sources %+v", s)
 		}
 		r.wantLog(t, "source is down", "source is up again")
+		changed := servers("a", "1", "2") // what it put while it was away serves, and it is down all the same
+		changed.Away = "the store is away"
+		to.Put(changed)
+		time.Sleep(time.Second)
+		r.want(t, "1h0m0.01s r2 1 2")
+		if s := r.Status().Sources; s[0].Up || s[0].Reason != "the store is away" {
+			t.Errorf("sources %+v", s)
+		}
+		to.Put(servers("a", "1", "2"))
+		if s := r.Status().Sources; !s[0].Up {
+			t.Errorf("sources %+v", s)
+		}
+		r.wantLog(t, "source is down", "source is up again", "the store is away", "source is up again")
 	})
 }
 

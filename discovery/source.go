@@ -18,7 +18,7 @@ type Source interface {
 // Sink takes what a source says. Neither call blocks, and both may be called from any goroutine.
 type Sink interface {
 	// Put says the whole of what the source knows; the newest wins. The Snapshot must not be changed afterwards. A source
-	// that puts is up.
+	// that puts is up, unless the Snapshot says that it is Away.
 	Put(model.Snapshot)
 	// Down says that the source cannot see its world, and why; its last Snapshot stays. Nil means that it sees it again.
 	Down(error)

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -65,11 +66,19 @@ func (k sink) Put(s model.Snapshot) {
 	}
 	c.last = now
 	c.mu.Unlock()
-	k.Down(nil)
+	k.Down(away(s))
 	select {
 	case c.wake <- struct{}{}:
 	default: // a wake-up is on its way already
 	}
+}
+
+// away is why a source that has something to say counts as down nevertheless.
+func away(s model.Snapshot) error {
+	if s.Away == "" {
+		return nil
+	}
+	return errors.New(s.Away)
 }
 
 func (k sink) Down(err error) {

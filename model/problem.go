@@ -1,6 +1,10 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
 
 // Kind says what sort of Problem it is; HTTP and gRPC map it to a code.
 type Kind uint8
@@ -67,4 +71,18 @@ func unname[T ~uint8](names []string, v *T, text []byte) error {
 		}
 	}
 	return fmt.Errorf("unknown name %q", text)
+}
+
+// Printable cuts what came from outside to what a line of log bears: 200 bytes of printable text.
+func Printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:197], "") + "…"
+	}
+	return s
 }

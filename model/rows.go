@@ -39,6 +39,7 @@ type Snapshot struct {
 	Problems []Problem `json:"problems,omitempty"` // owners that could not be read at all
 	Asked    []Asked   `json:"asked,omitempty"`    // owners that went lately because somebody asked for it, sorted by name
 	Found    []Found   `json:"found,omitempty"`    // what was made of everything that was looked at, sorted by name
+	Away     string    `json:"-"`                  // why the source cannot see its world now, though it has this to say; empty: it sees it
 }
 
 // Asked is an owner that was taken away on purpose, by a call or by a stop. That it is listed no more is not to be doubted.
