@@ -15,6 +15,7 @@ import (
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/haproxy/runtime"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 	"github.com/fnlb/fnlb/supervisor"
 )
 
@@ -135,7 +136,16 @@ func unlike(master int, flag, was, is string) error {
 // nodeSource makes the source of nodes. What only memory had is read back when we go on with the HAProxy that shows it, and
 // forgotten when none runs.
 func (b *balancer) nodeSource(adopting bool) (discovery.Source, error) {
-	o := nodesource.Options{Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Now: time.Now}
+	if err := b.openStore(); err != nil {
+		return nil, err
+	}
+	o := nodesource.Options{
+		Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Store: b.store, Incomplete: adopting, Now: time.Now, Log: b.log,
+	}
+	if b.s.DB.Kind() != store.Memory {
+		b.nodes = nodesource.New(o)
+		return b.nodes, nil
+	}
 	names := make([]string, len(b.s.Nodes))
 	for i, n := range b.s.Nodes {
 		names[i] = n.String()

@@ -14,9 +14,9 @@ import (
 )
 
 // nodesArgs is what may stand behind fnlb nodes, in lines for the help; nodesVerbs are its words, for the shell's completion.
-const nodesArgs = "[list | {add | remove | drain | ready | maint} NODE…\n            | weight N NODE…]"
+const nodesArgs = "[list | {add | remove | drain | ready | maint} NODE…\n            | weight N NODE… | export | import [FILE]]"
 
-var nodesVerbs = []string{"list", "add", "remove", "drain", "ready", "maint", "weight"}
+var nodesVerbs = []string{"list", "add", "remove", "drain", "ready", "maint", "weight", "export", "import"}
 
 // nodes lists and changes the nodes of the running balancer.
 func nodes(c *call) error {
@@ -32,6 +32,16 @@ func nodes(c *call) error {
 			return c.listNodes()
 		}
 		args = nil
+	case "export":
+		if len(args) == 0 {
+			return c.exportNodes()
+		}
+		args = nil
+	case "import":
+		if err := importUse(args); err != nil {
+			return err
+		}
+		return c.importNodes(args)
 	case "add":
 	case "remove":
 		method = http.MethodDelete

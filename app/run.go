@@ -32,6 +32,7 @@ import (
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 	"github.com/fnlb/fnlb/supervisor"
 	"github.com/fnlb/fnlb/watch"
 )
@@ -51,6 +52,7 @@ type balancer struct {
 	worker identity
 	files  supervisor.Files
 
+	store      *store.Mirror
 	nodes      *nodesource.Source
 	kept       []discovery.Kept // the sources whose truth is kept in files
 	certs      *assets.Certificates
@@ -406,6 +408,7 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 		b.serve(s)
 	}
 	part("watch", func() error { return watch.New(b.log, b.watched...).Run(others, b.touch) })
+	part("store", func() error { return b.store.Run(others) })
 	part("sources", func() error { return b.collector.Run(others) })
 	g.Go(func() error {
 		b.notify.run(others, b.supervisor.Status)

@@ -141,7 +141,8 @@ func TestRefused(t *testing.T) {
 		{"--haproxy-config x.cfg", "not absolute"},
 		{"--haproxy-user a\nb", "no user name"},
 		{"--zipkin nonsense", "no URL"},
-		{"--db postgres://h/d", "not there yet"},
+		{"--db postgres://u:geheim@h:x/d", "(not shown)"},
+		{"--db oracle://u:geheim@h/d", "(not shown)"},
 		{"--db k8s", "not there yet"},
 		{"--driver kubernetes", "not there yet"},
 		{"--label-selector a=b", "not there yet"},
@@ -157,6 +158,9 @@ func TestRefused(t *testing.T) {
 		var usage *UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want one line with %q", test.args, err, test.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%s: the password is shown: %v", test.args, err)
 		}
 		flagName, _, _ := strings.Cut(test.args, " ")
 		if usage != nil && !strings.Contains(err.Error(), strings.TrimLeft(flagName, "-")) {

@@ -61,7 +61,7 @@ var options = []option{
 	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut, and those of a stop", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
 
 	{"zipkin", "URL", "", "accepted for compatibility; no traces are sent", setZipkin},
-	{"db", "URL", "sqlite3://:memory:", "where nodes are kept; only the default exists so far", only("db", "sqlite3://:memory:")},
+	{"db", "URL", "sqlite3://:memory:", "where nodes are kept: sqlite3://FILE, postgres://… or mysql://…; several balancers may share a database", setDB},
 	{"driver", "NAME", "", "source of nodes; only rest exists so far", only("driver", "", "rest")},
 	{"label-selector", "SELECTOR", "", "Kubernetes; not there yet", only("label-selector", "")},
 	{"namespace", "NAME", "", "Kubernetes; not there yet", only("namespace", "")},
@@ -101,6 +101,9 @@ func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []stri
 			}
 		}
 		if err := o.set(&s, text); err != nil {
+			if o.name == "db" { // a password may stand in it
+				text = "(not shown)"
+			}
 			return Settings{}, nil, flagError(from, text, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 )
 
 // PoolService is the name of the service whose servers the nodes are, HAProxy's backend of that name.
@@ -18,6 +19,7 @@ type Settings struct {
 	Management model.Bind // where /1/lb/ answers; equal to Listen: on the traffic port
 	Nodes      []model.Node
 	NodePolicy model.Policy
+	DB         store.Address // where nodes are kept
 
 	Check         model.Check
 	Timeouts      model.Timeouts

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 )
 
 type (
@@ -98,6 +99,15 @@ func setNodes(s *Settings, text string) error {
 		}
 	}
 	return nil
+}
+
+// setDB reads the database's URL. The error must not quote it: a password may stand in it.
+func setDB(s *Settings, text string) (err error) {
+	if text == "k8s" {
+		return usage("run one fnlb beside the nodes with --nodes or the API until then", "Kubernetes is not there yet")
+	}
+	s.DB, err = store.Parse(text)
+	return err
 }
 
 func positive(d time.Duration) error {

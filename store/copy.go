@@ -113,6 +113,7 @@ func (m *Mirror) keepCopy(ctx context.Context) {
 
 func (m *Mirror) writeCopy() error {
 	m.mu.Lock()
+	m.order()
 	c := copied{Of: m.o.Name, Records: make([]copiedRecord, len(m.records))}
 	records := m.records
 	m.mu.Unlock()

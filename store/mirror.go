@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -36,7 +38,8 @@ type Mirror struct {
 	copy chan struct{} // the records have changed since they were copied
 
 	mu      sync.Mutex
-	records []Record // sorted; replaced, never changed
+	records []Record          // sorted; replaced, never changed
+	fresh   map[string]Record // by key: changes that are not among records yet, in memory alone; without a value: a deletion
 	views   []*View
 	queue   []*request
 	id      string // of the database that the records are from; "" until it was read
@@ -47,7 +50,7 @@ type Mirror struct {
 
 // New does no I/O.
 func New(o Options) *Mirror {
-	return &Mirror{o: o, wake: make(chan struct{}, 1), copy: make(chan struct{}, 1), loaded: o.Open == nil}
+	return &Mirror{o: o, wake: make(chan struct{}, 1), copy: make(chan struct{}, 1), fresh: map[string]Record{}, loaded: o.Open == nil}
 }
 
 // Standing says whether the records are those of the database, which was read at least once, and why the database cannot be reached now (an
@@ -184,15 +187,53 @@ func (m *Mirror) enqueue(r *request) error {
 
 var errStopped = errors.New("we are stopping")
 
+// updateMemory takes constant time: the records are put in order when somebody reads them.
 func (m *Mirror) updateMemory(r *request) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old, _ := Find(m.records, r.key)
-	if _, err := r.run(old); err != nil {
+	old, found := m.find(r.key)
+	now, err := r.run(old)
+	if err != nil || same(old, now) {
 		return err
 	}
-	m.publish(Merge(m.records, []Record{{r.key, r.now}}))
+	m.fresh[r.key] = Record{r.key, now}
+	for _, v := range m.views {
+		if v.kind != Kind(r.key) {
+			continue
+		}
+		switch {
+		case now == nil:
+			v.extra--
+		case !found:
+			v.extra++
+		}
+		signal(v.changed)
+	}
+	signal(m.copy)
 	return nil
+}
+
+// find gives the value as it is, whether it stands in order or not; m.mu is held.
+func (m *Mirror) find(key string) (value []byte, found bool) {
+	if r, ok := m.fresh[key]; ok {
+		return r.Value, r.Value != nil
+	}
+	return Find(m.records, key)
+}
+
+// order puts what was changed in memory among the records; m.mu is held.
+func (m *Mirror) order() {
+	if len(m.fresh) == 0 {
+		return
+	}
+	m.records = Merge(m.records, slices.Collect(maps.Values(m.fresh)))
+	clear(m.fresh)
+	for _, v := range m.views {
+		if part := section(m.records, v.kind); !Equal(part, v.records) {
+			v.records = part
+		}
+		v.extra = 0
+	}
 }
 
 // dequeue takes at most that many requests off the queue.

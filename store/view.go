@@ -10,7 +10,8 @@ type View struct {
 	m       *Mirror
 	kind    string
 	changed chan struct{}
-	records []Record // under the Mirror's mutex
+	records []Record // under the Mirror's mutex, as the next
+	extra   int      // how many more they are with the Mirror's fresh ones
 }
 
 // Follow gives a View of the records of one kind. Call it before Run.
@@ -26,7 +27,23 @@ func (m *Mirror) Follow(kind string) *View {
 func (v *View) Records() []Record {
 	v.m.mu.Lock()
 	defer v.m.mu.Unlock()
+	v.m.order()
 	return v.records
+}
+
+// Len gives how many records there are, in constant time.
+func (v *View) Len() int {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	return len(v.records) + v.extra
+}
+
+// Has reports whether there is a record of that key.
+func (v *View) Has(key string) bool {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	_, found := v.m.find(key)
+	return found
 }
 
 // Changed is told, in its one place, when the records or the Mirror's Standing have changed.

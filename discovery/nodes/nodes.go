@@ -1,9 +1,10 @@
 package nodes
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"net/netip"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -11,16 +12,12 @@ import (
 
 	"github.com/fnlb/fnlb/discovery"
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 )
 
-// Limit is how many nodes there may be, so that nobody fills memory through the API.
+// Limit is how many nodes there may be, so that nobody fills memory or the store through the API. It is judged by what this balancer
+// knows: several that add at once may exceed it by a few.
 const Limit = 20_000
-
-// Snapshots are not made more often than each minPause, nor so often that they take more than a tenth of a core.
-const (
-	minPause = 10 * time.Millisecond
-	share    = 10
-)
 
 const name = "nodes"
 
@@ -28,9 +25,13 @@ const name = "nodes"
 type Options struct {
 	Service string       // whose servers the nodes become
 	Initial []model.Node // the flag's
-	Earlier *Earlier     // what an earlier process had, when we go on with its HAProxy; else nil
+	Earlier *Earlier     // what an earlier process had in memory, when we go on with its HAProxy; else nil
 	Policy  model.Policy // which addresses may be nodes
-	Now     func() time.Time
+	Store   *store.Mirror
+	// Incomplete says that a HAProxy serves which may have more nodes than the flag names: without the store's word nothing is said.
+	Incomplete bool
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // Earlier is what an earlier process had.
@@ -39,16 +40,20 @@ type Earlier struct {
 	Snapshot model.Snapshot // the last one that it put
 }
 
-// Source keeps the nodes. Its methods may be called by any goroutine.
+// Source offers what the store keeps. Its methods may be called by any goroutine.
 type Source struct {
 	o        Options
+	view     *store.View
 	problems []model.Problem // of the initial nodes
-	changed  chan struct{}   // the nodes have changed since Run read it last; one place is enough
+	wake     chan struct{}   // something beside the records has changed; one place is enough
 
-	mu    sync.Mutex
-	nodes []*node        // in the order of the calls; the last one takes the place of one that goes
-	place map[string]int // of a key in nodes
-	gone  map[string]removal
+	mu      sync.Mutex
+	records []store.Record     // as they were read last
+	nodes   []*node            // of records
+	waiting map[string]*node   // initial nodes by name, until they are in the store
+	asked   map[string]string  // who asks for a deletion that the records do not show yet
+	gone    map[string]removal // by name
+	version uint64             // counts what changes a Snapshot
 }
 
 // removal is a node that somebody deleted lately.
@@ -60,24 +65,36 @@ type removal struct {
 // remembered is how long a deletion is told: Snapshots supersede each other, and whoever reads one later must still learn of it.
 const remembered = time.Minute
 
-// node is never changed.
-type node struct {
-	key   string // model.Node.String
-	offer model.Offer
-}
-
 var _ discovery.Source = (*Source)(nil)
 
-// New keeps the initial nodes; those that are refused stand as Problems in the Snapshot.
+// New takes the initial nodes; those that are refused stand as Problems in the Snapshot. It must be called before the store runs.
 func New(o Options) *Source {
-	s := &Source{o: o, changed: make(chan struct{}, 1), place: map[string]int{}, gone: map[string]removal{}}
+	s := &Source{
+		o: o, view: o.Store.Follow(Kind), wake: make(chan struct{}, 1),
+		waiting: map[string]*node{}, asked: map[string]string{}, gone: map[string]removal{},
+	}
 	now := o.Now()
-	for _, n := range s.initial() {
-		if err := s.put(n.Node, n.NodeWish, now, ""); err != nil {
-			s.problems = append(s.problems, *err)
+	for _, w := range s.initial() {
+		owner := model.Owner{Source: name, Name: w.String()}
+		switch err := s.allowed(w.Node); {
+		case err != nil:
+			s.problems = append(s.problems, model.Problem{Kind: model.Refused, Owner: owner, Reason: "node " + err.Error()})
+		case len(s.waiting) >= Limit && s.waiting[owner.Name] == nil:
+			s.problems = append(s.problems, full(owner.Name))
+		default:
+			r := record{Since: now}
+			r.wish(w.NodeWish, "")
+			s.waiting[owner.Name] = &node{key: keyOf(owner.Name), name: owner.Name, record: r, offer: s.offer(w.Node, r)}
 		}
 	}
 	return s
+}
+
+func full(key string) model.Problem {
+	return model.Problem{
+		Kind: model.Refused, Owner: model.Owner{Source: name, Name: key},
+		Reason: fmt.Sprintf("node %s: there are %d nodes, the most that are kept", key, Limit), Mend: "delete some first",
+	}
 }
 
 // wished is a node, and what somebody asked for about it.
@@ -86,7 +103,7 @@ type wished struct {
 	model.NodeWish
 }
 
-// initial lists the nodes to begin with. What was added, changed or deleted since the earlier process began stays so; what its flag named
+// initial lists the nodes to begin with. Of what an earlier process had in memory: what was added, changed or deleted since the earlier process began stays so; what its flag named
 // and ours does not is left out.
 func (s *Source) initial() []wished {
 	var list []wished
@@ -132,52 +149,196 @@ func (s *Source) initial() []wished {
 func (s *Source) Name() string { return name }
 
 // Set adds the node HOST:PORT, or *NAME:PORT for all addresses of the name; one that is there already gets what is wished for, and
-// stays otherwise as it is. An error is a model.Problem: Invalid when n cannot be read, Refused when it is not allowed or there are too
-// many.
+// stays otherwise as it is. It returns when the store has it for good. An error is a model.Problem: Invalid when n cannot be read, Refused
+// when it is not allowed or there are too many, Unavailable when the store cannot be written.
 func (s *Source) Set(ctx context.Context, n string, w model.NodeWish) error {
-	parsed, err := parse(n)
-	if err != nil {
-		return *err
+	parsed, bad := parse(n)
+	if bad != nil {
+		return *bad
 	}
-	if err := s.put(parsed, w, s.o.Now(), model.Asker(ctx)); err != nil {
-		return *err
+	key := parsed.String()
+	if err := s.allowed(parsed); err != nil {
+		return model.Problem{Kind: model.Refused, Owner: model.Owner{Source: name, Name: key}, Reason: "node " + err.Error()}
 	}
-	return nil
+	if s.full(key) {
+		return full(key)
+	}
+	by := model.Asker(ctx)
+	return s.update(ctx, key, changed(s.fresh(key, by), w, by))
 }
 
-// Delete removes the node; removing an unknown one is a success. An error is a model.Problem of kind Invalid.
-func (s *Source) Delete(ctx context.Context, n string) error {
-	parsed, err := parse(n)
-	if err != nil {
-		return *err
+// full reports whether a node of that name would be one too many.
+func (s *Source) full(name string) bool {
+	if s.view.Len() < Limit-len(s.o.Initial) { // those that wait are not among the records
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := parsed.String()
-	i, found := s.place[key]
-	if !found {
-		return nil
+	s.look()
+	return s.waiting[name] == nil && !s.view.Has(keyOf(name)) && s.view.Len()+len(s.waiting) >= Limit
+}
+
+// fresh is the record of a node that the store has not.
+func (s *Source) fresh(key, by string) record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.waiting[key]; n != nil {
+		return n.record
 	}
-	end := len(s.nodes) - 1
-	last := s.nodes[end]
-	s.nodes[i], s.place[last.key] = last, i
-	s.nodes[end] = nil // nothing holds it any more
-	s.nodes = s.nodes[:end]
-	delete(s.place, key)
-	s.forget(key, model.Asker(ctx))
-	s.signal()
+	return record{Since: s.o.Now(), By: by}
+}
+
+// Delete removes the node, for good until a start whose flag names it; removing an unknown one is a success. An error is a
+// model.Problem of kind Invalid or Unavailable.
+func (s *Source) Delete(ctx context.Context, n string) error {
+	parsed, bad := parse(n)
+	if bad != nil {
+		return *bad
+	}
+	key := parsed.String()
+	back := s.withdraw(key, model.Asker(ctx))
+	there := false
+	err := s.update(ctx, key, func(old []byte) ([]byte, error) {
+		there = old != nil
+		return nil, nil
+	})
+	if err != nil {
+		back()
+		return err
+	}
+	if !there {
+		s.mu.Lock()
+		delete(s.asked, key)
+		s.mu.Unlock()
+	}
+	if slices.Contains(s.o.Initial, parsed) {
+		s.o.Log.Info("a node of --nodes was deleted; a new start with that flag brings it back", "node", key)
+	}
 	return nil
 }
 
+// withdraw notes who asks for a deletion, and that an initial node is to be written no more: what of it is on its way to the store
+// comes there before the deletion. The function that it gives puts things back.
+func (s *Source) withdraw(key, by string) (back func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.waiting[key]
+	if n != nil {
+		delete(s.waiting, key)
+		s.gone[key] = removal{at: s.o.Now(), by: by}
+		s.version++
+		s.signal()
+	}
+	s.asked[key] = by
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.asked, key)
+		if n != nil {
+			delete(s.gone, key)
+			s.waiting[key] = n
+			s.version++
+			s.signal()
+		}
+	}
+}
+
+func (s *Source) update(ctx context.Context, key string, c store.Change) error {
+	if err := s.o.Store.Update(ctx, keyOf(key), c); err != nil {
+		return s.unavailable(key, err)
+	}
+	return nil
+}
+
+func (s *Source) unavailable(key string, err error) error {
+	return model.Problem{
+		Kind: model.Unavailable, Owner: model.Owner{Source: name, Name: key},
+		Reason: "nothing was changed: the store of the nodes cannot be written: " + model.Printable(err.Error()), Mend: "try again; traffic goes on with the nodes that are known",
+	}
+}
+
+// List gives the nodes, sorted by their canonical HOST:PORT.
+func (s *Source) List() []model.NodeRow {
+	nodes := s.offered()
+	list := make([]model.NodeRow, len(nodes))
+	for i, n := range nodes {
+		srv := &n.offer.Servers[0]
+		list[i] = model.NodeRow{Node: n.name, Server: srv.Name, Weight: srv.Weight, Admin: srv.Admin}
+	}
+	return list
+}
+
+// offered gives the nodes that can be offered, sorted by name.
+func (s *Source) offered() []*node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look()
+	list := make([]*node, 0, len(s.nodes)+len(s.waiting))
+	for _, n := range s.nodes {
+		if n.problem == nil && !n.rename {
+			list = append(list, n)
+		}
+	}
+	for _, n := range s.waiting {
+		list = append(list, n)
+	}
+	slices.SortFunc(list, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// look reads the records anew, when they are other ones; s.mu is held. Nodes whose record is the same stay as they are.
+func (s *Source) look() {
+	records := s.view.Records()
+	if same(records, s.records) {
+		return
+	}
+	s.version++
+	nodes := make([]*node, 0, len(records))
+	before := s.nodes
+	for i := range records {
+		r := &records[i]
+		for len(before) > 0 && before[0].key < r.Key {
+			s.forget(before[0])
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].key == r.Key {
+			n := before[0]
+			before = before[1:]
+			if bytes.Equal(n.value, r.Value) {
+				nodes = append(nodes, n)
+				continue
+			}
+		}
+		n := s.read(*r)
+		delete(s.waiting, n.name) // it is in the store, by whomever
+		delete(s.gone, n.name)
+		delete(s.asked, n.name)
+		nodes = append(nodes, n)
+	}
+	for _, n := range before {
+		s.forget(n)
+	}
+	s.records, s.nodes = records, nodes
+}
+
+// same reports whether it is one and the same list.
+func same(a, b []store.Record) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // forget notes a deletion; s.mu is held.
-func (s *Source) forget(key, by string) {
+func (s *Source) forget(n *node) {
+	if n.problem != nil || n.rename {
+		return
+	}
 	now := s.o.Now()
 	if len(s.gone) >= Limit {
 		s.prune(now)
 	}
 	if len(s.gone) < Limit { // so many within a minute: that of the others nobody is told
-		s.gone[key] = removal{at: now, by: by}
+		s.gone[n.name] = removal{at: now, by: s.asked[n.name]}
 	}
+	delete(s.asked, n.name)
 }
 
 // prune drops what was deleted long ago; s.mu is held.
@@ -187,131 +348,4 @@ func (s *Source) prune(now time.Time) {
 			delete(s.gone, key)
 		}
 	}
-}
-
-// List gives the nodes, sorted by their canonical HOST:PORT.
-func (s *Source) List() []model.NodeRow {
-	nodes := s.clone()
-	list := make([]model.NodeRow, len(nodes))
-	for i, n := range nodes {
-		srv := &n.offer.Servers[0]
-		list[i] = model.NodeRow{Node: n.key, Server: srv.Name, Weight: srv.Weight, Admin: srv.Admin}
-	}
-	slices.SortFunc(list, func(a, b model.NodeRow) int { return strings.Compare(a.Node, b.Node) })
-	return list
-}
-
-// clone is all that List does under the lock, so that thousands of nodes hold up nobody who adds one.
-func (s *Source) clone() []*node {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.nodes)
-}
-
-func parse(n string) (model.Node, *model.Problem) {
-	parsed, err := model.ParseNode(n)
-	if err != nil {
-		return model.Node{}, &model.Problem{Kind: model.Invalid, Owner: model.Owner{Source: name}, Reason: err.Error()}
-	}
-	return parsed, nil
-}
-
-// put adds a node, or changes one that is there.
-func (s *Source) put(n model.Node, w model.NodeWish, now time.Time, by string) *model.Problem {
-	key := n.String()
-	problem := func(kind model.Kind, reason, mend string) *model.Problem {
-		return &model.Problem{Kind: kind, Owner: model.Owner{Source: name, Name: key}, Reason: reason, Mend: mend}
-	}
-	// A name is checked after it was resolved, each time again (the supervisor does).
-	if n.IP.IsValid() {
-		if err := s.o.Policy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {
-			return problem(model.Refused, "node "+err.Error(), "")
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i, found := s.place[key]; found {
-		s.change(i, w, by)
-		return nil
-	}
-	if len(s.nodes) >= Limit {
-		return problem(model.Refused, fmt.Sprintf("node %s: there are %d nodes, the most that are kept", key, Limit), "delete some first")
-	}
-	added := &node{key: key, offer: model.Offer{Owner: model.Owner{Source: name, Name: key}, Since: now, By: by}}
-	added.offer.Servers = []model.Server{wish(model.Server{Service: s.o.Service, Name: n.ServerName(), IP: n.IP, Host: n.Host, Many: n.Many, Port: n.Port}, w)}
-	delete(s.gone, key)
-	s.place[key] = len(s.nodes)
-	s.nodes = append(s.nodes, added)
-	s.signal()
-	return nil
-}
-
-// change gives the node at place i what is wished for; s.mu is held.
-func (s *Source) change(i int, w model.NodeWish, by string) {
-	was := s.nodes[i]
-	server := wish(was.offer.Servers[0], w)
-	if server == was.offer.Servers[0] {
-		return
-	}
-	changed := &node{key: was.key, offer: was.offer}
-	changed.offer.Servers, changed.offer.By = []model.Server{server}, by
-	s.nodes[i] = changed
-	s.signal()
-}
-
-func wish(s model.Server, w model.NodeWish) model.Server {
-	if w.Weight != nil {
-		s.Weight = *w.Weight
-	}
-	if w.Admin != nil {
-		s.Admin = *w.Admin
-	}
-	return s
-}
-
-// signal tells Run of a change.
-func (s *Source) signal() {
-	select {
-	case s.changed <- struct{}{}:
-	default: // Run has not read the last change yet, it will see this one with it
-	}
-}
-
-// Run puts a Snapshot now and after changes, until ctx ends.
-func (s *Source) Run(ctx context.Context, to discovery.Sink) error {
-	for {
-		start := time.Now()
-		to.Put(s.snapshot())
-		pause := time.NewTimer(max(minPause, share*time.Since(start)))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
-		case <-pause.C:
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.changed:
-		}
-	}
-}
-
-// snapshot gives one Offer a node; their order means nothing, Merge sorts them. Nodes and deletions are read in one moment: a node
-// that is listed no more must stand among the deletions.
-func (s *Source) snapshot() model.Snapshot {
-	s.mu.Lock()
-	nodes := slices.Clone(s.nodes)
-	s.prune(s.o.Now())
-	asked := make([]model.Asked, 0, len(s.gone))
-	for key, r := range s.gone {
-		asked = append(asked, model.Asked{Owner: model.Owner{Source: name, Name: key}, By: r.by})
-	}
-	s.mu.Unlock()
-	slices.SortFunc(asked, func(a, b model.Asked) int { return strings.Compare(a.Owner.Name, b.Owner.Name) })
-	offers := make([]model.Offer, len(nodes))
-	for i, n := range nodes {
-		offers[i] = n.offer
-	}
-	return model.Snapshot{Source: name, Offers: offers, Problems: s.problems, Asked: asked}
 }

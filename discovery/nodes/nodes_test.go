@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,14 +18,39 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fnlb/fnlb/model"
+	"github.com/fnlb/fnlb/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// memory is a store that needs no Run.
+func memory() *store.Mirror { return store.New(store.Options{Name: "memory", Log: quiet}) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// seen is what would be put now.
+func (s *Source) seen() model.Snapshot {
+	out, _ := s.snapshot()
+	return out
+}
+
+// told reports whether Run has a reason to put a Snapshot, since the last call.
+func (s *Source) told() (told bool) {
+	for {
+		select {
+		case <-s.view.Changed():
+		case <-s.wake:
+		default:
+			return told
+		}
+		told = true
+	}
+}
+
 func source(initial ...model.Node) *Source {
-	return New(Options{Service: "nodes", Initial: initial, Now: func() time.Time { return begin }, Policy: model.Policy{
+	return New(Options{Service: "nodes", Initial: initial, Store: memory(), Log: quiet, Now: func() time.Time { return begin }, Policy: model.Policy{
 		Own:  []model.Bind{{Port: 8081}},
 		Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 	}})
@@ -89,7 +115,7 @@ func TestSet(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := source(parsed(t, "10.9.9.9:80"))
-			before := s.snapshot()
+			before := s.seen()
 			err := s.Set(t.Context(), tt.node, model.NodeWish{})
 			want := []string{"10.9.9.9:80"}
 			if tt.list != "" {
@@ -109,7 +135,7 @@ func TestSet(t *testing.T) {
 			if !errors.As(err, &p) || p.Kind != tt.kind || !strings.Contains(p.Reason, tt.says) || strings.ContainsAny(p.Error(), "\n\x00") {
 				t.Errorf("error %#v, want %s with %q", err, tt.kind, tt.says)
 			}
-			if after := s.snapshot(); len(after.Offers) != len(before.Offers) || len(s.changed) != 1 {
+			if after := s.seen(); len(after.Offers) != len(before.Offers) || s.told() {
 				t.Error("a refused node changed something")
 			}
 		})
@@ -152,7 +178,7 @@ func TestAnyOrder(t *testing.T) {
 		if got := names(s); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
 			t.Fatalf("after call %d: %q, want %v", i, got, want)
 		}
-		if got := len(s.snapshot().Offers); got != len(want) {
+		if got := len(s.seen().Offers); got != len(want) {
 			t.Fatalf("after call %d: %d offers, want %d", i, got, len(want))
 		}
 	}
@@ -160,7 +186,7 @@ func TestAnyOrder(t *testing.T) {
 
 func TestInitial(t *testing.T) {
 	s := source(parsed(t, "h:80"), parsed(t, "169.254.1.1:80"), parsed(t, "[::1]:81"), parsed(t, "H:80"))
-	got := s.snapshot()
+	got := s.seen()
 	if got.Source != "nodes" || s.Name() != "nodes" || len(got.Offers) != 2 || len(got.Problems) != 1 {
 		t.Fatalf("snapshot %+v", got)
 	}
@@ -168,7 +194,7 @@ func TestInitial(t *testing.T) {
 	v6.Servers = []model.Server{{Service: "nodes", Name: "::1:81", IP: netip.MustParseAddr("::1"), Port: 81}}
 	named := model.Offer{Owner: model.Owner{Source: "nodes", Name: "h:80"}, Since: begin}
 	named.Servers = []model.Server{{Service: "nodes", Name: "h:80", Host: "h", Port: 80}}
-	for i, want := range []model.Offer{named, v6} {
+	for i, want := range []model.Offer{v6, named} {
 		o := got.Offers[i]
 		if o.Owner != want.Owner || o.Since != want.Since || len(o.Servers) != 1 || o.Servers[0] != want.Servers[0] {
 			t.Errorf("offer %d is %+v, want %+v", i, o, want)
@@ -323,7 +349,7 @@ func FuzzSet(f *testing.F) {
 		if len(list) != 1 {
 			t.Fatalf("%q: %q", n, list)
 		}
-		snapshot := s.snapshot()
+		snapshot := s.seen()
 		if srv := snapshot.Offers[0].Servers[0]; !model.ValidName(strings.TrimPrefix(srv.Name, "*")) || srv.Many != (srv.Name[0] == '*') || srv.Port == 0 || srv.IP.IsValid() == (srv.Host != "") {
 			t.Errorf("%q: server %+v", n, srv)
 		}
@@ -349,7 +375,7 @@ func TestEarlier(t *testing.T) {
 		return out
 	}
 	flags := []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"}
-	first := New(Options{Service: "s", Initial: parseAll(flags...), Now: time.Now})
+	first := New(Options{Service: "s", Initial: parseAll(flags...), Store: memory(), Log: quiet, Now: time.Now})
 	for _, err := range []error{first.Set(t.Context(), "name:80", model.NodeWish{}), first.Set(t.Context(), "192.0.2.9:80", model.NodeWish{}), first.Delete(t.Context(), "192.0.2.2:80")} {
 		if err != nil {
 			t.Fatal(err)
@@ -366,14 +392,14 @@ func TestEarlier(t *testing.T) {
 		"another policy": {flags: flags, policy: model.Policy{Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.8/30")}},
 			want: []string{"192.0.2.1:80", "192.0.2.3:80", "name:80"}},
 	} {
-		next := New(Options{Service: "s", Initial: parseAll(test.flags...), Policy: test.policy, Earlier: &Earlier{parseAll(flags...), first.snapshot()}, Now: time.Now})
+		next := New(Options{Service: "s", Initial: parseAll(test.flags...), Policy: test.policy, Earlier: &Earlier{parseAll(flags...), first.seen()}, Store: memory(), Log: quiet, Now: time.Now})
 		if got := names(next); !slices.Equal(got, test.want) {
 			t.Errorf("%s: %v, not %v", name, got, test.want)
 		}
 	}
 	bad := model.Snapshot{Source: name, Offers: []model.Offer{{Owner: model.Owner{Source: name, Name: "no node"}}}}
-	if next := New(Options{Service: "s", Earlier: &Earlier{Snapshot: bad}, Now: time.Now}); len(next.List()) != 0 || len(next.snapshot().Problems) != 1 {
-		t.Errorf("%v", next.snapshot())
+	if next := New(Options{Service: "s", Earlier: &Earlier{Snapshot: bad}, Store: memory(), Log: quiet, Now: time.Now}); len(next.List()) != 0 || len(next.seen().Problems) != 1 {
+		t.Errorf("%v", next.seen())
 	}
 }
 
@@ -389,14 +415,7 @@ func TestWishes(t *testing.T) {
 	}
 	admin := func(a model.Admin) *model.Admin { return &a }
 	s := source(parsed(t, "10.0.0.1:80"))
-	settled := func() bool {
-		select {
-		case <-s.changed:
-			return false
-		default:
-			return true
-		}
-	}
+	settled := func() bool { return !s.told() }
 	for _, tt := range []struct {
 		node  string
 		wish  model.NodeWish
@@ -412,8 +431,8 @@ func TestWishes(t *testing.T) {
 		{"*h:80", model.NodeWish{Weight: weight(1), Admin: admin(model.Ready)}, "[{*h:80 *h:80 1 ready} {10.0.0.1:80 10.0.0.1:80 50 drain} {[::1]:80 ::1:80 1 ready}]", false},
 	} {
 		settled()
-		before := fmt.Sprint(s.snapshot())
-		sent := s.snapshot()
+		before := fmt.Sprint(s.seen())
+		sent := s.seen()
 		if err := s.Set(t.Context(), tt.node, tt.wish); err != nil {
 			t.Fatal(err)
 		}
@@ -427,7 +446,7 @@ func TestWishes(t *testing.T) {
 			t.Error("what was sent was changed")
 		}
 	}
-	data, err := json.Marshal(s.snapshot())
+	data, err := json.Marshal(s.seen())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,7 +454,7 @@ func TestWishes(t *testing.T) {
 	if err := json.Unmarshal(data, &kept); err != nil {
 		t.Fatal(err)
 	}
-	next := New(Options{Service: "nodes", Initial: []model.Node{parsed(t, "10.0.0.1:80")}, Now: time.Now,
+	next := New(Options{Service: "nodes", Initial: []model.Node{parsed(t, "10.0.0.1:80")}, Store: memory(), Log: quiet, Now: time.Now,
 		Earlier: &Earlier{Initial: []model.Node{parsed(t, "10.0.0.1:80")}, Snapshot: kept}})
 	if got, want := fmt.Sprint(next.List()), fmt.Sprint(s.List()); got != want {
 		t.Errorf("after a restart %s, want %s", got, want)
