@@ -96,7 +96,16 @@ func Main(p Program) int {
 	if cmd.name == "run" && os.Getpid() == firstProcess {
 		return p.beInit()
 	}
-	note, err := p.dropRoot()
+	in, rest, err := config.Read(args, p.Env, c.ownFlags(cmd))
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return p.help(p.Stdout, exitOK)
+	case err != nil:
+		return p.fail(err)
+	case len(rest) > 0 && cmd.args == "":
+		return p.fail(&config.UsageError{Reason: fmt.Sprintf("fnlb %s takes no argument %q", cmd.name, rest[0]), Hint: "flags begin with --"})
+	}
+	note, err := p.dropRoot(in)
 	if err != nil {
 		return p.fail(err)
 	}
@@ -105,24 +114,9 @@ func Main(p Program) int {
 		defer c.log.Close(logFlush)
 		p.Stderr, c.Stderr = c.log, c.log
 	}
-	settings, rest, err := config.Parse(args, p.host(), func(fs *flag.FlagSet) {
-		if cmd.json {
-			fs.BoolVar(&c.json, "json", false, "print JSON")
-		}
-		if cmd.name == "explain" {
-			fs.StringVar(&c.container, "container", "", "name or id of one container")
-		}
-		if cmd.name == "render" {
-			fs.BoolVar(&c.bootstrap, "bootstrap", false, "print what HAProxy needs before fnlb exists")
-		}
-	})
-	switch {
-	case errors.Is(err, config.ErrHelp):
-		return p.help(p.Stdout, exitOK)
-	case err != nil:
+	settings, err := in.Settings(p.host())
+	if err != nil {
 		return p.fail(err)
-	case len(rest) > 0 && cmd.args == "":
-		return p.fail(&config.UsageError{Reason: fmt.Sprintf("fnlb %s takes no argument %q", cmd.name, rest[0]), Hint: "flags begin with --"})
 	}
 	if note != "" {
 		settings.Warnings = append(settings.Warnings, note)
@@ -135,6 +129,21 @@ func Main(p Program) int {
 		return p.fail(err)
 	}
 	return exitOK
+}
+
+// ownFlags are those that only this command has.
+func (c *call) ownFlags(cmd command) func(*flag.FlagSet) {
+	return func(fs *flag.FlagSet) {
+		if cmd.json {
+			fs.BoolVar(&c.json, "json", false, "print JSON")
+		}
+		switch cmd.name {
+		case "explain":
+			fs.StringVar(&c.container, "container", "", "`NAME` or id of one container")
+		case "render":
+			fs.BoolVar(&c.bootstrap, "bootstrap", false, "print what HAProxy needs before fnlb exists")
+		}
+	}
 }
 
 // errSilent ends a command with exit code 1 when everything was said already.

@@ -7,12 +7,12 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/haproxy/process"
 )
 
@@ -33,13 +33,13 @@ var dropNeeds = []struct {
 // What is left is that user with the group of the engine's socket, and two capabilities: NET_BIND_SERVICE, and SETGID, by which
 // HAProxy is started without that group (haproxy/process). Nobody gets more by exec(2) any more, and HAProxy, which is the same user,
 // cannot look into us: who holds a capability that it does not hold is out of reach for it (ptrace(2)).
-func (p Program) dropRoot() (note string, err error) {
+func (p Program) dropRoot(in config.Input) (note string, err error) {
 	text, _ := p.Env(dropVariable)
 	if text == "" {
 		return "", nil
 	}
 	if os.Getuid() != 0 {
-		return p.sharedGroup()
+		return p.sharedGroup(in)
 	}
 	id, err := strconv.ParseUint(text, 10, 31)
 	if err != nil || id == 0 {
@@ -62,7 +62,7 @@ func (p Program) dropRoot() (note string, err error) {
 		return "", fmt.Errorf("read our groups: %w", err)
 	}
 	groups = slices.DeleteFunc(groups, func(gid int) bool { return gid == 0 })
-	if gid, ok := p.engineGroup(); ok && !slices.Contains(groups, gid) {
+	if gid, ok := p.engineGroup(in); ok && !slices.Contains(groups, gid) {
 		groups = append(groups, gid)
 	}
 	if err := become(int(id), groups, own); err != nil {
@@ -72,8 +72,8 @@ func (p Program) dropRoot() (note string, err error) {
 }
 
 // sharedGroup tells when HAProxy inherits the way to the engine from us. Only root could have taken it away.
-func (p Program) sharedGroup() (note string, err error) {
-	gid, ok := p.engineGroup()
+func (p Program) sharedGroup(in config.Input) (note string, err error) {
+	gid, ok := p.engineGroup(in)
 	if !ok {
 		return "", nil
 	}
@@ -141,8 +141,8 @@ func allThreads(errno syscall.Errno) error {
 }
 
 // engineGroup is the group of the Docker Engine's socket, when we shall use one and its group may. It is asked before flags are read.
-func (p Program) engineGroup() (gid int, ok bool) {
-	path, ok := p.engineSocket()
+func (p Program) engineGroup(in config.Input) (gid int, ok bool) {
+	path, ok := in.EngineSocket(p.Env)
 	if !ok {
 		return 0, false
 	}
@@ -155,25 +155,4 @@ func (p Program) engineGroup() (gid int, ok bool) {
 		return 0, false
 	}
 	return int(st.Gid), true
-}
-
-// engineSocket is the socket that --docker, its twin, DOCKER_HOST or nothing at all means.
-func (p Program) engineSocket() (path string, ok bool) {
-	host, _ := p.Env("FNLB_DOCKER")
-	for i, arg := range p.Args {
-		name, value, assigned := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
-		switch {
-		case name != "docker" || !strings.HasPrefix(arg, "-"):
-		case assigned:
-			host = value
-		case i+1 < len(p.Args):
-			host = p.Args[i+1]
-		}
-	}
-	if host == "" || host == "auto" {
-		if host, _ = p.Env("DOCKER_HOST"); host == "" {
-			host = "unix:///var/run/docker.sock"
-		}
-	}
-	return strings.CutPrefix(host, "unix://")
 }

@@ -234,3 +234,43 @@ func TestTemplate(t *testing.T) {
 		}
 	}
 }
+
+// TestEngineSocket: what is looked at before root is given up is what the settings mean.
+func TestEngineSocket(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		env  map[string]string
+		want string // empty: none
+	}{
+		{want: "/var/run/docker.sock"},
+		{env: map[string]string{"DOCKER_HOST": "unix:///a"}, want: "/a"},
+		{env: map[string]string{"DOCKER_HOST": "tcp://a:2376"}},
+		{env: map[string]string{"DOCKER_HOST": "unix:///a", "FNLB_DOCKER": "unix:///b"}, want: "/b"},
+		{env: map[string]string{"DOCKER_HOST": "unix:///a", "FNLB_DOCKER": "auto"}, want: "/a"},
+		{env: map[string]string{"FNLB_DOCKER": "off"}},
+		{args: []string{"--docker", "unix:///c"}, env: map[string]string{"FNLB_DOCKER": "unix:///b"}, want: "/c"},
+		{args: []string{"-docker=unix:///c"}, want: "/c"},
+		{args: []string{"--docker=unix:///c", "--docker=off"}},
+		{args: []string{"docker", "unix:///c"}, want: "/var/run/docker.sock"},
+		{args: []string{"add", "--docker", "unix:///c", "h:1"}, want: "/c"},
+	} {
+		env := func(name string) (string, bool) { v, ok := test.env[name]; return v, ok }
+		in, _, err := Read(test.args, env, none)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok := in.EngineSocket(env)
+		if ok != (test.want != "") || ok && got != test.want {
+			t.Errorf("%q %q: %q %t", test.args, test.env, got, ok)
+		}
+		h := host()
+		h.Env, h.Socket = env, func(file string) bool { return file == "/var/run/docker.sock" }
+		s, err := in.Settings(h)
+		if named := test.env["DOCKER_HOST"]; err != nil || s.Docker == (test.want == "" && named == "") {
+			t.Errorf("%q %q: followed %t, %v", test.args, test.env, s.Docker, err)
+		} else if s.DockerHost != "" && ok && s.DockerHost != "unix://"+got {
+			t.Errorf("%q %q: the settings mean %s, not %s", test.args, test.env, s.DockerHost, got)
+		}
+	}
+}

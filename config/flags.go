@@ -69,70 +69,112 @@ var options = []option{
 	{"haproxy-master", "SOCKET", "", "master socket of an HAProxy that somebody else runs: PATH or unix@PATH", setMaster},
 }
 
-// ErrHelp is returned by Parse when --help was asked for.
+// ErrHelp is returned by Read when --help was asked for.
 var ErrHelp = flag.ErrHelp
 
-// Parse reads the arguments behind the command's name; more adds the flags that only this command has. It returns the Settings
-// and the arguments that are no flags; both may be mixed. Every error but ErrHelp is a *UsageError.
-func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []string, error) {
+// Input is what arguments and environment say, read once and not judged yet. That must come before anything else: whom a process of root
+// becomes depends on it, and the defaults of some flags depend on who we then are.
+type Input struct {
+	texts []text // one for each of options
+}
+
+// text is what one flag is given, and where it stands.
+type text struct {
+	value, from string
+	given       bool
+}
+
+// Read reads the arguments behind the command's name, and the environment; more adds the flags that only this command has. It returns the
+// arguments that are no flags as well; both may be mixed. Every error but ErrHelp is a *UsageError.
+func Read(args []string, env func(string) (string, bool), more func(*flag.FlagSet)) (in Input, rest []string, err error) {
 	fs := flag.NewFlagSet("fnlb", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	more(fs)
-	texts := make([]*string, len(options))
+	in = Input{texts: make([]text, len(options))}
 	for i, o := range options {
-		text := o.def
-		texts[i] = &text
-		fs.Var(&value{text: &text, lists: o.name == "cert-dir"}, o.name, o.usage)
+		in.texts[i] = text{value: o.def, from: "--" + o.name}
+		fs.Var(&value{text: &in.texts[i], lists: o.name == "cert-dir"}, o.name, o.usage)
 	}
-	rest, err := parseMixed(fs, args)
+	if rest, err = parseMixed(fs, args); err != nil {
+		return Input{}, nil, err
+	}
+	for i, o := range options {
+		if t := &in.texts[i]; !t.given {
+			if v, ok := env(o.env()); ok {
+				*t = text{value: v, from: o.env(), given: true}
+			}
+		}
+	}
+	return in, rest, nil
+}
+
+// of is what a flag is given, its default where it is not.
+func (in Input) of(name string) text {
+	return in.texts[slices.IndexFunc(options, func(o option) bool { return o.name == name })]
+}
+
+// EngineSocket is the socket of the Docker engine that --docker, its twin, DOCKER_HOST or nothing at all means; ok is false where that is
+// none, or no socket.
+func (in Input) EngineSocket(env func(string) (string, bool)) (path string, ok bool) {
+	host := in.of("docker").value
+	if host == "auto" {
+		if host, _ = env("DOCKER_HOST"); host == "" {
+			host = "unix://" + dockerSocket
+		}
+	}
+	return strings.CutPrefix(host, "unix://")
+}
+
+// Settings judges what was read. Every error is a *UsageError.
+func (in Input) Settings(host Host) (Settings, error) {
+	var s Settings
+	for i, o := range options {
+		t := in.texts[i]
+		if err := o.set(&s, t.value); err != nil {
+			if o.name == "db" { // a password may stand in it
+				t.value = "(not shown)"
+			}
+			return Settings{}, flagError(t.from, t.value, err)
+		}
+	}
+	s.Unasked = !in.of("listen").given && len(s.Nodes) == 0
+	if err := complete(&s, host); err != nil {
+		return Settings{}, err
+	}
+	return s, nil
+}
+
+// Parse is Read and Settings in one.
+func Parse(args []string, host Host, more func(*flag.FlagSet)) (Settings, []string, error) {
+	in, rest, err := Read(args, host.Env, more)
 	if err != nil {
 		return Settings{}, nil, err
 	}
-	given := map[string]bool{}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-
-	var s Settings
-	for i, o := range options {
-		from, text := "--"+o.name, *texts[i]
-		if !given[o.name] {
-			if v, ok := host.Env(o.env()); ok {
-				from, text = o.env(), v
-				given[o.name] = true
-			}
-		}
-		if err := o.set(&s, text); err != nil {
-			if o.name == "db" { // a password may stand in it
-				text = "(not shown)"
-			}
-			return Settings{}, nil, flagError(from, text, err)
-		}
-	}
-	s.Unasked = !given["listen"] && len(s.Nodes) == 0
-	if err := complete(&s, host); err != nil {
+	s, err := in.Settings(host)
+	if err != nil {
 		return Settings{}, nil, err
 	}
 	return s, rest, nil
 }
 
-// value is the text of one flag. Of a list each use of the flag adds to what an earlier one said.
+// value is one flag for package flag. Of a list each use of the flag adds to what an earlier one said.
 type value struct {
-	text  *string
+	text  *text
 	lists bool
-	again bool
 }
 
 func (v *value) String() string {
 	if v.text == nil { // package flag makes a zero one
 		return ""
 	}
-	return *v.text
+	return v.text.value
 }
 
-func (v *value) Set(text string) error {
-	if v.lists && v.again {
-		text = *v.text + "," + text
+func (v *value) Set(value string) error {
+	if v.lists && v.text.given {
+		value = v.text.value + "," + value
 	}
-	*v.text, v.again = text, true
+	v.text.value, v.text.given = value, true
 	return nil
 }
 
