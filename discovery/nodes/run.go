@@ -12,14 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fnlb/fnlb/discovery"
+	"github.com/fnlb/fnlb/discovery/stored"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/store"
-)
-
-// Snapshots are not made more often than each minPause, nor so often that they take more than a tenth of a core.
-const (
-	minPause = 10 * time.Millisecond
-	share    = 10
 )
 
 // The initial nodes are written by so many calls at once, which the store makes into few transactions. What could not be written is tried
@@ -35,62 +30,8 @@ func (s *Source) Run(ctx context.Context, to discovery.Sink) error {
 	var writing sync.WaitGroup
 	defer writing.Wait()
 	writing.Go(func() { s.writeInitial(ctx) })
-	said := said{to: to}
-	for {
-		start := time.Now()
-		s.tell(&said)
-		pause := time.NewTimer(max(minPause, share*time.Since(start)))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
-		case <-pause.C:
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.view.Changed():
-		case <-s.wake:
-		}
-	}
-}
-
-// said is what was told last.
-type said struct {
-	to      discovery.Sink
-	put     bool
-	version uint64
-	away    string
-}
-
-// tell puts a Snapshot when there is something new, or says that the store is away, or that it is back.
-func (s *Source) tell(said *said) {
-	loaded, err := s.o.Store.Standing()
-	away := ""
-	if err != nil {
-		away = model.Printable(err.Error())
-	}
-	if !loaded && err == nil {
-		return // the store is about to answer
-	}
-	known := loaded || len(s.view.Records()) > 0 || !s.o.Incomplete
-	if !known {
-		said.to.Down(errors.New(away))
-		said.away = away
-		return
-	}
-	next, version := s.snapshot()
-	next.Away = away
-	switch {
-	case !said.put || version != said.version:
-		said.to.Put(next)
-		said.put, said.version = true, version
-	case away != said.away && away != "":
-		said.to.Down(errors.New(away))
-	case away != said.away:
-		said.to.Down(nil)
-	}
-	said.away = away
+	f := stored.Follower{Store: s.o.Store, View: s.view, Wake: s.wake, Incomplete: s.o.Incomplete, Snapshot: s.snapshot}
+	return f.Run(ctx, to)
 }
 
 // snapshot gives one Offer a node, and the version of what it tells. Nodes and deletions are read in one moment: a node that is listed
