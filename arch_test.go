@@ -32,6 +32,11 @@ var imports = []struct {
 	{pkg: "discovery/docker", may: []string{"model", "discovery", "check"}, why: "a source implements the contract and knows no sibling; what a label asks of a check is judged by the rule itself"},
 	{pkg: "assets", may: []string{"model"}, why: "files that people name are judged before anything is rendered"},
 	{pkg: "store", why: "what is kept is bytes to it, and every source may use it"},
+	{pkg: "store/sqldb", may: []string{"store"}, why: "tables and transactions are the same in every SQL database"},
+	{pkg: "store/sqlite", may: []string{"store", "store/sqldb"}, why: "a database implements the contract and knows no sibling", only: "modernc.org/sqlite"},
+	{pkg: "store/postgres", may: []string{"store", "store/sqldb"}, why: "a database implements the contract and knows no sibling", only: "github.com/jackc/pgx/"},
+	{pkg: "store/mysql", may: []string{"store", "store/sqldb"}, why: "a database implements the contract and knows no sibling", only: "github.com/go-sql-driver/"},
+	{pkg: "store/storetest", may: []string{"store"}, why: "tests of every database use it"},
 	{pkg: "store/open", may: []string{"store", "store/sqlite", "store/postgres", "store/mysql"}, why: "the one place that knows every database"},
 	{pkg: "check", may: []string{"model"}, why: "one rule with two renderings, used by templates and by the supervisor"},
 	{pkg: "templates", may: []string{"model", "check", "haproxy/conf"}, why: "rendering is pure: no process, no socket"},
@@ -103,7 +108,7 @@ func judge(t *testing.T, path, pkg, name string) {
 		if !slices.ContainsFunc(rule.may, func(m string) bool { return matches(m, ours) }) {
 			t.Errorf("%s imports %s: %s", path, ours, rule.why)
 		}
-		if (ours == "haproxy/haproxytest" || ours == "test/dockertest") && !strings.HasPrefix(pkg, "test/") {
+		if (ours == "haproxy/haproxytest" || ours == "store/storetest" || ours == "test/dockertest") && !strings.HasPrefix(pkg, "test/") {
 			t.Errorf("%s imports %s, which is for tests", path, ours)
 		}
 	}

@@ -17,7 +17,7 @@ const (
 	loadLimit  = 5 * time.Second
 	wholeLimit = 10 * time.Second // the first Load of a connection may be of very much
 	closeWait  = time.Second
-	endLimit   = 10 * time.Second // for calls that were given up to end
+	endLimit   = 10 * time.Second       // for calls that were given up to end
 	grace      = 500 * time.Millisecond // for a call to end after its context has
 	firstPause = 100 * time.Millisecond
 	longPause  = 5 * time.Second

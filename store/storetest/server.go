@@ -1,0 +1,229 @@
+package storetest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// nobody is whom servers run as when we are root: they refuse to be root.
+const nobody = 65534
+
+// startLimit is for a machine that has a lot to do.
+const startLimit = 2 * time.Minute
+
+// Server is a real database server, on a folder and a socket of its own.
+type Server struct {
+	Socket string
+
+	kind  *kind
+	dir   string
+	fsync bool
+	cmd   *exec.Cmd
+}
+
+// kind is what differs between servers.
+type kind struct {
+	name  string
+	make  func(s *Server) error // fills the folder
+	start func(s *Server) *exec.Cmd
+	ready func(s *Server) error
+	stop  syscall.Signal
+	admin string // a database that is always there
+	ask   func(s *Server, database string) *exec.Cmd
+	url   func(s *Server, database string, proxy *Proxy) string
+
+	once   sync.Once
+	shared *Server
+	failed error
+	made   int // databases
+	mu     sync.Mutex
+}
+
+// Main runs the tests of a package, ends the servers that they share, and looks for goroutines that are left.
+func Main(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(exit int) {
+		for _, k := range []*kind{postgres, mariadb} {
+			if k.shared != nil {
+				k.shared.stop()
+				os.RemoveAll(k.shared.dir)
+			}
+		}
+		os.Exit(exit)
+	}))
+}
+
+// share gives the server that all tests of a package share, which does not wait for the disk.
+func (k *kind) share(t testing.TB) *Server {
+	t.Helper()
+	k.once.Do(func() {
+		s, err := k.create(false)
+		if err == nil {
+			err = s.start()
+		}
+		k.shared, k.failed = s, err
+	})
+	if k.failed != nil {
+		t.Fatalf("start %s: %v; test/install-tools.sh packages installs it", k.name, k.failed)
+	}
+	return k.shared
+}
+
+// own gives a server that ends with the test.
+func (k *kind) own(t testing.TB, fsync bool) *Server {
+	t.Helper()
+	s, err := k.create(fsync)
+	if err != nil {
+		t.Fatalf("make a folder for %s: %v; test/install-tools.sh packages installs it", k.name, err)
+	}
+	t.Cleanup(func() { os.RemoveAll(s.dir) })
+	s.Start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (k *kind) create(fsync bool) (*Server, error) {
+	dir, err := os.MkdirTemp("/tmp", "fnlb-"+k.name) // sockets need short paths
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{kind: k, dir: dir, fsync: fsync}
+	for _, sub := range []string{"", "tmp"} {
+		path := filepath.Join(dir, sub)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return s, err
+		}
+		if os.Getuid() == 0 {
+			if err := os.Chown(path, nobody, nobody); err != nil {
+				return s, err
+			}
+		}
+	}
+	return s, k.make(s)
+}
+
+// command makes one that runs as nobody, knows nothing of our environment, and ends with us.
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = s.dir
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=" + s.dir, "TMPDIR=" + filepath.Join(s.dir, "tmp")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
+}
+
+// run runs a command to its end.
+func (s *Server) run(name string, args ...string) error {
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
+func (s *Server) log() string { return filepath.Join(s.dir, "log") }
+
+func (s *Server) start() error {
+	log, err := os.OpenFile(s.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s.cmd = s.kind.start(s)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(startLimit)
+	for {
+		err := s.kind.ready(s)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || !s.alive() {
+			said, _ := os.ReadFile(s.log())
+			s.stop()
+			return fmt.Errorf("%w: %s", err, said)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// alive tells whether it has not ended; who has is a zombie until we wait.
+func (s *Server) alive() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// Start starts it once more, after Kill or Stop.
+func (s *Server) Start(t testing.TB) {
+	t.Helper()
+	if err := s.start(); err != nil {
+		t.Fatalf("start %s: %v", s.kind.name, err)
+	}
+}
+
+// Stop ends it in order.
+func (s *Server) Stop() { s.stop() }
+
+func (s *Server) stop() {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
+	s.signal(syscall.SIGCONT)
+	s.cmd.Process.Signal(s.kind.stop)
+	ended := time.AfterFunc(time.Minute, func() { s.signal(syscall.SIGKILL) })
+	s.cmd.Wait()
+	ended.Stop()
+	s.cmd = nil
+}
+
+// Kill ends it, and all processes of it, at once.
+func (s *Server) Kill() {
+	s.signal(syscall.SIGKILL)
+	s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Pause has none of its processes run until Continue.
+func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Continue ends Pause.
+func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
+
+// Wipe has it start with a fresh folder. It must be stopped.
+func (s *Server) Wipe(t testing.TB) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.kind.make(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// signal reaches the server before its children, so that it makes no more.
+func (s *Server) signal(sig syscall.Signal) {
+	if s.cmd == nil {
+		return
+	}
+	for pids := []int{s.cmd.Process.Pid}; len(pids) > 0; pids = pids[1:] {
+		syscall.Kill(pids[0], sig)
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[0], pids[0]))
+		for _, f := range strings.Fields(string(children)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+}
