@@ -72,7 +72,7 @@ func (s *Source) writeInitial(ctx context.Context) {
 			break
 		}
 		var away *store.Away
-		if ctx.Err() == nil && !errors.As(err, &away) && !told { // that one is told by Down
+		if ctx.Err() == nil && !errors.As(err, &away) && !errors.Is(err, errUnread) && !told { // that one is told by Down
 			s.o.Log.Warn("the nodes of --nodes are not in the store yet, they serve here alone", "error", err)
 			told = true
 		}
@@ -92,6 +92,19 @@ func (s *Source) writeInitial(ctx context.Context) {
 }
 
 func (s *Source) write(ctx context.Context) error {
+	if err := s.writeWaiting(ctx); err != nil {
+		return err
+	}
+	if loaded, away := s.o.Store.Standing(); !loaded {
+		return errors.Join(errUnread, away)
+	}
+	return s.renameAll(ctx)
+}
+
+// errUnread is that nobody knows yet what the store has.
+var errUnread = errors.New("the store was not read yet")
+
+func (s *Source) writeWaiting(ctx context.Context) error {
 	var edits []store.Edit
 	s.mu.Lock()
 	s.look()
@@ -104,20 +117,11 @@ func (s *Source) write(ctx context.Context) error {
 			return encode(n.record)
 		}})
 	}
-	var renames []*node
-	for _, n := range s.nodes {
-		if n.rename {
-			renames = append(renames, n)
-		}
-	}
 	s.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(writers)
 	for _, e := range edits {
 		g.Go(func() error { return s.o.Store.Update(ctx, e.Key, e.Change) })
-	}
-	for _, n := range renames {
-		g.Go(func() error { return s.rename(ctx, n) })
 	}
 	return g.Wait()
 }
@@ -127,6 +131,22 @@ func (s *Source) waits(n *node) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.waiting[n.name] == n
+}
+
+// renameAll gives records of the original their canonical keys.
+func (s *Source) renameAll(ctx context.Context) error {
+	s.mu.Lock()
+	s.look()
+	nodes := s.nodes // replaced, never changed
+	s.mu.Unlock()
+	for _, n := range nodes {
+		if n.rename {
+			if err := s.rename(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // rename moves a record to its canonical key, where there is none.
