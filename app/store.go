@@ -39,5 +39,5 @@ func storeOptions(address store.Address, log *slog.Logger) (store.Options, error
 // copyOf is where the last known records of a database lie: each has a file of its own, because those of another one would be wrong.
 func (d dirs) copyOf(address store.Address) string {
 	sum := sha256.Sum256([]byte(address.String()))
-	return filepath.Join(d.run, "sources", fmt.Sprintf("store-%s.json", hex.EncodeToString(sum[:6])))
+	return filepath.Join(d.run, fmt.Sprintf("store-%s.json", hex.EncodeToString(sum[:6])))
 }

@@ -52,14 +52,19 @@ type kind struct {
 // Main runs the tests of a package, ends the servers that they share, and looks for goroutines that are left.
 func Main(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(exit int) {
-		for _, k := range []*kind{postgres, mariadb} {
-			if k.shared != nil {
-				k.shared.stop()
-				os.RemoveAll(k.shared.dir)
-			}
-		}
+		StopShared()
 		os.Exit(exit)
 	}))
+}
+
+// StopShared ends the servers that the tests of a package have shared.
+func StopShared() {
+	for _, k := range []*kind{postgres, mariadb} {
+		if k.shared != nil {
+			k.shared.stop()
+			os.RemoveAll(k.shared.dir)
+		}
+	}
 }
 
 // share gives the server that all tests of a package share, which does not wait for the disk.
