@@ -63,11 +63,24 @@ debian() {
   as_root env FNLB_CACHE="$cache" bash test/install-debian.sh
 }
 
+databases() {
+  # Debian's package makes a cluster and starts it, unless it is told before that it shall not; tests start their own.
+  if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ ! -e /etc/postgresql-common/createcluster.d/fnlb.conf ]; then
+    as_root mkdir -p /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/fnlb.conf >/dev/null
+  fi
+  local postgresql=postgresql
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && postgresql=
+  # The -core packages have the programs and no service.
+  packages ${postgresql:+initdb=postgresql} psql=postgresql-client mariadbd=mariadb-server-core mariadb-install-db=mariadb-server-core mariadb=mariadb-client-core
+}
+
 test_packages() {
   # gcc and the C library are for -race; tini is process 1 of a test's container, systemd judges our units.
   packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
     gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs strace=strace \
     dockerd=docker.io iptables=iptables
+  databases
 }
 
 case ${1:-all} in

@@ -32,7 +32,8 @@ var dialect = &sqldb.Dialect{
 		`CREATE TABLE IF NOT EXISTS fnlb_records (name text COLLATE "C" PRIMARY KEY, value text, revision bigint NOT NULL)`,
 		`CREATE INDEX IF NOT EXISTS fnlb_records_revision ON fnlb_records (revision)`,
 	},
-	HasTable:  "SELECT COUNT(to_regclass($1::text))",
+	// Not to_regclass: it remembers for a while what was not there, also while we wait for the lock.
+	HasTable:  "SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = $1 AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)",
 	Notify:    "SELECT pg_notify('" + channel + "', '')",
 	Isolation: sql.LevelReadCommitted,
 	Alone:     alone,

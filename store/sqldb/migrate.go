@@ -3,7 +3,6 @@ package sqldb
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -55,7 +54,10 @@ func (d *DB) version(ctx context.Context, q Execer) (int64, error) {
 	var m meta
 	for rows.Next() {
 		var value string
-		if err := errors.Join(rows.Scan(&value), m.set("schema", value)); err != nil {
+		if err := rows.Scan(&value); err != nil {
+			return 0, err
+		}
+		if err := m.set("schema", value); err != nil {
 			return 0, err
 		}
 	}
