@@ -48,6 +48,7 @@ func (b *balancer) child(o *supervisor.Options, binary string, accessLog *os.Fil
 	o.Launch = supervisor.Launch{Binary: binary, AccessLog: b.s.AccessLog, User: b.worker.name}
 	o.Process, o.Runtime, o.Checker = child, client, process.Checker{Binary: binary}
 	o.Binds, o.Sharing = process.CheckBinds, new(process.Sharing).Look
+	o.Listen = process.NewLines(b.dirs.haproxyLog(), b.log).Run
 	o.Stopped = process.Stopped
 	o.Continue = func(pid, master int) error { return process.Continue(pid, master, b.dirs.masterSocket()) }
 	o.Reopen = func(master int) error { return process.Reopen(master, b.dirs.masterSocket()) }

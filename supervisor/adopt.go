@@ -298,7 +298,7 @@ func (l *loop) adopted(a adoption, began time.Time) {
 	if l.have {
 		l.served = nil
 	}
-	l.observeAt = now
+	l.lookNow()
 	l.dirty(now)
 	l.setPhase(model.Serving)
 	reasons := []string{"fnlb was started again"}

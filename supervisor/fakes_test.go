@@ -31,36 +31,37 @@ type world struct {
 	dir string
 	s   *Supervisor
 
-	mu          sync.Mutex
-	alive       bool
-	exited      chan error
-	worker      int
-	loaded      string // text of haproxy.cfg at the last start or reload
-	revision    string // of own.cfg then
-	stopping    bool   // the worker only finishes its requests
-	superseded  int
-	ticks       uint64   // when the master was started
-	strangers   []string // who shares our ports
-	portsTake   time.Duration
-	starts      []time.Time
-	reloads     []time.Time
-	stops       int
-	stopTakes   time.Duration
-	reloadTakes time.Duration
-	failStart   error
-	failReload  error
-	changes     []string // at run time
-	failApply   error
-	asleep      map[string]string // server in maintenance → its line
-	busy        map[string]bool   // server that cannot be deleted yet
-	old         int               // workers of earlier configurations
-	down        map[string]bool   // server name → HAProxy finds it down
-	silent      bool              // the worker does not answer
-	damaged     int               // its next answers, which are cut
-	halted      map[int]bool      // processes that somebody stopped
-	continued   []int
-	stats       []runtime.Stat
-	counts      int // questions for Stats
+	mu           sync.Mutex
+	alive        bool
+	exited       chan error
+	worker       int
+	loaded       string // text of haproxy.cfg at the last start or reload
+	revision     string // of own.cfg then
+	stopping     bool   // the worker only finishes its requests
+	superseded   int
+	ticks        uint64   // when the master was started
+	strangers    []string // who shares our ports
+	portsTake    time.Duration
+	starts       []time.Time
+	reloads      []time.Time
+	stops        int
+	stopTakes    time.Duration
+	reloadTakes  time.Duration
+	failStart    error
+	failReload   error
+	changes      []string // at run time
+	failApply    error
+	asleep       map[string]string // server in maintenance → its line
+	busy         map[string]bool   // server that cannot be deleted yet
+	old          int               // workers of earlier configurations
+	down         map[string]bool   // server name → HAProxy finds it down
+	silent       bool              // the worker does not answer
+	damaged      int               // its next answers, which are cut
+	halted       map[int]bool      // processes that somebody stopped
+	continued    []int
+	stats        []runtime.Stat
+	counts       int // questions for Stats
+	observations int // questions for the state of servers
 
 	probes  map[string]int          // by address
 	healthy map[string]check.Result // by address; absent: passes
@@ -503,6 +504,7 @@ func (r *fakeRuntime) Serving(ctx context.Context) (runtime.Processes, int, stri
 func (r *fakeRuntime) ServersState(ctx context.Context, _ int) ([]byte, []runtime.ServerState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.observations++
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}

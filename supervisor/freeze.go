@@ -240,7 +240,7 @@ func (l *loop) rollback(o order) {
 			if l.doubt(out) {
 				l.dirty(time.Now())
 			}
-			l.observeAt = time.Now()
+			l.lookNow()
 			l.reply(o, "", notNow(held.why, "fnlb sees to it; then try again"))
 			return
 		}

@@ -70,7 +70,8 @@ type loop struct {
 	save                  saving
 	observing             bool
 	observeAt             time.Time
-	looked                time.Duration // what an observation took lately
+	pace                  pace          // of the observations
+	heard                 chan struct{} // lines in HAProxy's log
 	observed              observation
 	silences              int       // observations in a row without an answer
 	garbled               int       // replies in a row that were damaged or cut
@@ -123,7 +124,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, barred: map[model.Bind]*barred{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
-		renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
+		heard: make(chan struct{}, 1), renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
@@ -143,6 +144,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 		l.startAdopt(*s.o.Found)
 	}
 
+	l.listen()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	soft, atOnce := ctx.Done(), hard.Done()
@@ -166,6 +168,8 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 			report()
 		case err := <-s.o.Process.Exited():
 			l.died(err)
+		case <-l.heard:
+			l.hear()
 		case <-soft:
 			soft = nil
 			l.beginStop()
@@ -178,6 +182,22 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	l.publishAt, l.changed = time.Time{}, true
 	l.publish(time.Now())
 	return l.failure
+}
+
+// listen follows HAProxy's log where it can be.
+func (l *loop) listen() {
+	if l.s.o.Listen == nil {
+		return
+	}
+	l.pace.listens = true
+	l.tasks.Go(func() {
+		l.s.o.Listen(l.ctx, func() {
+			select {
+			case l.heard <- struct{}{}:
+			default: // it will look in any case
+			}
+		})
+	})
 }
 
 // removeFiles deletes what must not outlive HAProxy. A HAProxy that was not adopted and still runs keeps its files.

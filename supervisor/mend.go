@@ -107,18 +107,20 @@ type mending struct {
 	errs    []error
 	gone    string // what of the run directory is missing; "" nothing
 	rebuilt bool
+	stopped int // a process of HAProxy that somebody stopped; 0 none
 }
 
 // mend looks at the files in a task. It excludes applies, which change them.
 func (l *loop) mend(now time.Time) {
 	l.mending, l.mendAt = true, now.Add(mendEvery)
-	s, inForce, stamps, before, master, lastState := l.s, l.accepted, l.stamps, l.gone != "", l.haproxy.Master, l.observed.raw
+	s, inForce, stamps, before, worker, master, lastState := l.s, l.accepted, l.stamps, l.gone != "", l.haproxy.Worker, l.haproxy.Master, l.observed.raw
 	frozen := l.frozen
 	if l.unnoted != "" {
 		frozen = nil
 	}
 	l.task(func(context.Context) func() {
 		m := s.mend(inForce, frozen, stamps, before, master, lastState)
+		m.stopped = s.stoppedOf(worker, master)
 		return func() {
 			l.mending = false
 			l.mended(m)
@@ -173,10 +175,14 @@ func (l *loop) mended(m mending) {
 	now := time.Now()
 	log := l.s.o.Log
 	l.stamps = m.stamps
+	if m.stopped != 0 && l.halted == 0 && l.silences == 0 { // who serves nobody is not left to the next observation
+		l.observeAt = now
+	}
 	switch {
 	case m.rebuilt:
 		log.Warn("the run directory was damaged, and is made again; haproxy opens its sockets again", "missing", m.gone)
 		l.gone, l.reopened = "", true
+		l.lookNow()
 		l.observeAt, l.silences = now.Add(observeLeast), 0
 		m.done = append(m.done, "of the run directory was missing: "+m.gone)
 	case len(m.errs) == 0:

@@ -15,10 +15,7 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// The time between two observations follows their cost: 1/20 of the time at most, within these bounds.
 const (
-	observeLeast = 250 * time.Millisecond
-	observeMost  = 5 * time.Second
 	observeLimit = 5 * time.Second
 	quietest     = 2 * time.Minute // between two questions to a worker that is silent
 	garbledMost  = 3               // questions that are asked again at once, because the reply was damaged or cut
@@ -32,6 +29,7 @@ type observation struct {
 	old    int            // workers of earlier configurations
 	raw    []byte         // `show servers state`
 	health map[model.ServerKey]model.Health
+	news   bool                       // a server's health is new
 	why    map[model.ServerKey]string // of those whose health is new
 	err    error
 	made   int // as of loop when it began
@@ -44,10 +42,11 @@ type observation struct {
 // observe looks at HAProxy in a task.
 func (l *loop) observe() {
 	l.observing = true
+	l.pace.begin(time.Now())
 	made := l.made
 	worker, master, stopped, prev, servers := l.haproxy.Worker, l.haproxy.Master, l.halted, l.observed, l.shown()
 	var binds []conf.Bind
-	if !time.Now().Before(l.sharingAt) && !l.applying && !l.accepted.uncertain {
+	if !time.Now().Add(observeLeast).Before(l.sharingAt) && !l.applying && !l.accepted.uncertain {
 		binds = l.accepted.text.Binds()
 	}
 	l.task(func(ctx context.Context) func() {
@@ -65,14 +64,23 @@ func (l *loop) observe() {
 		return func() {
 			l.observing = false
 			next.made = made
-			if l.looked > 0 { // one slow answer of a busy host must not blind us for seconds; a slow HAProxy is slow again
-				took = min(took, 2*l.looked)
-			}
-			l.looked = max(took, time.Millisecond)
-			l.observeAt = time.Now().Add(min(max(20*took, observeLeast), observeMost))
+			l.observeAt = l.pace.end(time.Now(), took, next.news)
 			l.saw(next)
 		}
 	})
+}
+
+// lookNow arranges an observation at once, and some more soon: something was done that changes what is found.
+func (l *loop) lookNow() {
+	l.observeAt = time.Now()
+	l.pace.stir(l.observeAt, actStirs)
+}
+
+// hear reacts to lines in HAProxy's log. To one that gives no answer they change nothing: it is asked seldom, with a reason.
+func (l *loop) hear() {
+	if at := l.pace.hear(time.Now()); l.silences == 0 && l.halted == 0 && at.Before(l.observeAt) {
+		l.observeAt = at
+	}
 }
 
 func (s *Supervisor) look(ctx context.Context, worker int, prev observation, servers []model.Server, binds []conf.Bind) observation {
@@ -107,6 +115,7 @@ func (s *Supervisor) look(ctx context.Context, worker int, prev observation, ser
 	}
 	for key, h := range o.health {
 		if was, ok := prev.health[key]; !ok || was != h {
+			o.news = true
 			o.why = s.explain(ctx, worker, joined)
 			break
 		}
@@ -237,7 +246,7 @@ func (l *loop) saw(o observation) {
 		return
 	}
 	if o.worker != l.haproxy.Worker || !l.running {
-		l.observeAt = time.Now()
+		l.lookNow()
 		return // another worker serves now
 	}
 	if o.stopped != 0 {
@@ -257,7 +266,8 @@ func (l *loop) saw(o observation) {
 			log.Warn("another worker serves: somebody else made HAProxy reload", "worker", o.moved, "before", o.worker)
 		}
 		l.reopened, l.foreignWhy = false, cause
-		l.haproxy.Worker, l.observeAt, l.changed = o.moved, time.Now(), true
+		l.lookNow()
+		l.haproxy.Worker, l.changed = o.moved, true
 		l.foreign, l.foreignWhy = true, cause // what it has loaded may be anything: ours is loaded again
 		l.dirty(time.Now(), cause)
 		return

@@ -96,7 +96,7 @@ func (l *loop) inForce(now time.Time, out outcome, first bool) {
 		l.haproxy.OldWorkers++                            // until the next observation says that it has ended
 	}
 	l.haproxy.Worker = out.worker
-	l.observeAt = now
+	l.lookNow()
 	l.answers()
 	if out.method == model.Runtime {
 		if !out.files {

@@ -76,7 +76,7 @@ func (l *loop) held(now time.Time, out outcome) {
 	}
 	l.changed = true
 	if l.halted == 0 { // else the second look is arranged
-		l.observeAt = now
+		l.lookNow()
 	}
 	if death := l.death; death != nil {
 		l.death = nil

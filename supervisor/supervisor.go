@@ -64,7 +64,7 @@ type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.B
 // PortWatcher names the processes besides ours that listen where HAProxy does: haproxy/process.Sharing.
 type PortWatcher func(inForce []conf.Bind, pids []int) (found []string, err error)
 
-// Options are the supervisor's parts and limits. All are needed but Allowed, External, Running, Unchecked, Found and Step.
+// Options are the supervisor's parts and limits. All are needed but Allowed, Listen, External, Running, Unchecked, Found and Step.
 type Options struct {
 	Files     Files
 	Abilities conf.Abilities
@@ -88,6 +88,9 @@ type Options struct {
 	Gone      func() string               // what of the run directory's folders and sockets is missing; "" nothing
 	Rebuild   func() error                // makes again what of it is ours
 	Reopen    func(master int) error      // makes a master open its socket again, by a reload
+	// Listen calls heard after HAProxy has written lines into its log, a bounded number of times a second, until ctx ends; nil: nobody
+	// tells that, and HAProxy is asked often.
+	Listen func(ctx context.Context, heard func())
 
 	WaitMin, WaitMax time.Duration // quiet period before a change is applied, and its upper bound
 	StopDelay        time.Duration // from the stop's begin until the ports close
