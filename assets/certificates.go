@@ -53,7 +53,9 @@ type Certificates struct {
 
 // certificate is one file.
 type certificate struct {
-	seen    stamp // what the file looked like when it was read last
+	seen    stamp  // what the file looked like when it was read last
+	real    string // where it was then, behind symbolic links
+	unread  bool   // it could not be read: that may be different now, however it looks
 	names   []string
 	problem *model.Problem // what is wrong with the newest content
 	expires time.Time      // of the one in use
@@ -70,8 +72,8 @@ type stamp struct {
 	inode    uint64
 	size     int64
 	modified time.Time
+	changed  syscall.Timespec // its rights, too
 	mode     fs.FileMode
-	uid      uint32
 }
 
 // NewCertificates reads nothing yet.
@@ -126,7 +128,9 @@ func below(dir, file string) bool { return strings.HasPrefix(file, strings.TrimS
 
 // read takes over the content of the file when it has changed; c.mu is held.
 func (c *Certificates) read(file string, have *certificate) {
+	have.real = realPath(file)
 	pem, now, err := c.content(file, have.seen)
+	have.unread = err != nil
 	if err == nil && pem == nil {
 		return // as before
 	}
@@ -211,9 +215,31 @@ func stampOf(file string) stamp {
 func newStamp(info fs.FileInfo) stamp {
 	s := stamp{size: info.Size(), modified: info.ModTime(), mode: info.Mode()}
 	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.inode, s.uid = sys.Ino, sys.Uid
+		s.inode, s.changed = sys.Ino, sys.Ctim
 	}
 	return s
+}
+
+// Changed reports whether Use may say otherwise now than it did last: a file looks other than when it was read, or could not be read. It
+// opens none.
+func (c *Certificates) Changed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for file, have := range c.files {
+		if have.unread || realPath(file) != have.real || stampOf(have.real) != have.seen {
+			return true
+		}
+	}
+	return false
+}
+
+// realPath is where a path leads to, behind symbolic links; empty: nowhere.
+func realPath(file string) string {
+	real, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return ""
+	}
+	return real
 }
 
 // judge reads a PEM file as HAProxy will: a certificate, those that signed it, and the key that belongs to it.

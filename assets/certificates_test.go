@@ -119,6 +119,64 @@ func mustContent(t *testing.T, c *Certificates, name string) string {
 	return file
 }
 
+// TestChanged: whatever happens to a file is seen without opening it, and nothing else is.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, other := filepath.Join(dir, "web.pem"), filepath.Join(dir, "other.pem")
+	c := NewCertificates(Options{Dirs: []string{dir}, Now: func() time.Time { return now }})
+	expect := func(when string, want bool) {
+		t.Helper()
+		if got := c.Changed(); got != want {
+			t.Errorf("%s: changed %v, want %v", when, got, want)
+		}
+	}
+	expect("before anything was named", false)
+	use(t, c, file, false, "no such file")
+	expect("one that is missing may come", true)
+	for _, f := range []string{file, other} {
+		write(t, f, certificateOf(t, 1, now.Add(time.Hour)))
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for when, change := range map[string]func(){
+		"renamed over": func() { write(t, file, certificateOf(t, 2, now.Add(time.Hour))) },
+		"written in place, with the time that it had": func() {
+			info, err := os.Stat(file)
+			ok(err)
+			data, err := os.ReadFile(file)
+			ok(err)
+			ok(os.WriteFile(file, data, 0o600))
+			ok(os.Chtimes(file, info.ModTime(), info.ModTime()))
+		},
+		"other rights": func() { ok(os.Chmod(file, 0o640)) },
+		"another group": func() {
+			ok(os.Chown(file, -1, 12345))
+		},
+		"a link to another": func() { ok(os.Remove(file)); ok(os.Symlink(other, file)) },
+		"gone":              func() { ok(os.Remove(file)) },
+	} {
+		write(t, file, certificateOf(t, 3, now.Add(time.Hour)))
+		use(t, c, file, true, "")
+		expect("nothing before "+when, false)
+		// The kernel's clock for such times ticks each 4 ms.
+		for begin := time.Now(); time.Since(begin) < 20*time.Millisecond; {
+			time.Sleep(time.Millisecond)
+		}
+		change()
+		expect(when, true)
+		c.Use(file)
+		expect("seen: "+when, when == "gone")
+	}
+	write(t, file, []byte("no PEM"))
+	use(t, c, file, true, "failed to find")
+	expect("a bad one that stays so", false)
+}
+
 // TestWhere refuses what lies outside the folders, however it is spelled, and follows links within them.
 func TestWhere(t *testing.T) {
 	t.Parallel()
