@@ -23,16 +23,28 @@ const callTimeout = 10 * time.Second
 // supported, and the oldest that engines from 29 on take.
 var unasked = []string{"1.40", "1.44"}
 
+const userAgent = "fnlb"
+
 // engine asks one Docker engine. Of its API it uses ping, the list and the details of containers, the events, and the list of networks.
 type engine struct {
-	c     *client.Client
-	limit time.Duration // of each call, and of the beginning of the stream
+	c      *client.Client
+	limit  time.Duration // of each call, and of the beginning of the stream
+	lister *lister       // nil: the client lists
 }
 
 // connect makes a client and settles the version of the API. An empty host means what the environment says (DOCKER_HOST,
 // DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, DOCKER_API_VERSION), and Docker's usual socket where that says nothing.
 func connect(ctx context.Context, host string) (*engine, error) {
-	opts := []client.Opt{client.FromEnv, client.WithUserAgent("fnlb")}
+	e, err := agree(ctx, host)
+	if err == nil {
+		e.lister = newLister(e.c.DaemonHost(), e.c.ClientVersion())
+	}
+	return e, err
+}
+
+// agree finds a version that both speak. With an error the engine is closed, or there is none.
+func agree(ctx context.Context, host string) (*engine, error) {
+	opts := []client.Opt{client.FromEnv, client.WithUserAgent(userAgent)}
 	if host != "" {
 		opts = append(opts, client.WithHost(host))
 	}
@@ -40,7 +52,7 @@ func connect(ctx context.Context, host string) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{c, callTimeout}
+	e := &engine{c: c, limit: callTimeout}
 	ping, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
 	_, err = c.Ping(ping, client.PingOptions{NegotiateAPIVersion: true})
@@ -57,7 +69,7 @@ func connect(ctx context.Context, host string) (*engine, error) {
 		if err = e.close(); err != nil {
 			break
 		}
-		e = &engine{c, callTimeout}
+		e = &engine{c: c, limit: callTimeout}
 		if _, err = e.networks(ctx); !errdefs.IsInvalidArgument(err) {
 			break
 		}
@@ -73,7 +85,12 @@ func refused(err error) bool {
 	return errdefs.IsPermissionDenied(err) || errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) || errdefs.IsNotImplemented(err)
 }
 
-func (e *engine) close() error { return e.c.Close() }
+func (e *engine) close() error {
+	if e.lister != nil {
+		e.lister.close()
+	}
+	return e.c.Close()
+}
 
 // line is what the list of containers says of one: enough to see that more must be asked.
 type line struct {
@@ -83,29 +100,35 @@ type line struct {
 	ours        bool // it has labels of ours
 }
 
-// list gives all containers, by id.
+// list gives all containers, by id. Two calls at a time are not allowed.
 func (e *engine) list(ctx context.Context) (map[string]line, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.limit)
 	defer cancel()
+	if e.lister != nil {
+		return e.lister.list(ctx)
+	}
 	got, err := e.c.ContainerList(ctx, client.ContainerListOptions{All: true})
 	if err != nil {
 		return nil, err
 	}
 	lines := make(map[string]line, len(got.Items))
 	for i := range got.Items {
-		c := &got.Items[i]
-		l := line{state: string(c.State), ours: asks(c.Labels), health: healthOf(c.Status)}
-		for _, n := range c.Names { // others are those of links
-			if strings.LastIndexByte(n, '/') == 0 {
-				l.name = plain(n[1:])
-			}
-		}
-		if c.NetworkSettings != nil {
-			l.addrs = addrs(endpoints(c.NetworkSettings.Networks))
-		}
-		lines[c.ID] = l
+		lines[got.Items[i].ID] = lineOf(&got.Items[i])
 	}
 	return lines, nil
+}
+
+func lineOf(c *container.Summary) line {
+	l := line{state: string(c.State), ours: asks(c.Labels), health: healthOf(c.Status)}
+	for _, n := range c.Names { // others are those of links
+		if strings.LastIndexByte(n, '/') == 0 {
+			l.name = plain(n[1:])
+		}
+	}
+	if c.NetworkSettings != nil {
+		l.addrs = addrs(endpoints(c.NetworkSettings.Networks))
+	}
+	return l
 }
 
 // healthOf reads the HEALTHCHECK's state from the text for people, which is where the list has it before API 1.52.

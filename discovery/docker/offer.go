@@ -55,6 +55,8 @@ type candidate struct {
 type Certificates interface {
 	// Use gives the name for a Route, empty where the file cannot be used, and what is wrong with the file.
 	Use(file string) (name string, problem *model.Problem)
+	// Changed reports whether Use may say otherwise now than it did last, of any file.
+	Changed() bool
 }
 
 // judge says what becomes of one container. The candidate is nil for one that does not take part; found is nil for one without
@@ -242,7 +244,22 @@ const portStays = 10 * time.Minute
 type kept struct {
 	rows  model.Rows // without servers
 	since time.Time
-	last  time.Time // when a container was seen behind it
+	used  bool      // a container is behind it
+	last  time.Time // when that was found last
+}
+
+// ended reports whether nobody has published the port for long.
+func (k *kept) ended(now time.Time) bool { return !k.used && now.Sub(k.last) > portStays }
+
+// portEnds reports whether a port is to be given up.
+func (s *Source) portEnds() bool {
+	now := s.o.Now()
+	for _, k := range s.ports {
+		if k.ended(now) {
+			return true
+		}
+	}
+	return false
 }
 
 // recallPorts goes on keeping the ports that an earlier process had.
@@ -273,14 +290,19 @@ func (s *Source) keepPorts(first map[model.Bind]*candidate, offers []model.Offer
 		if oldest := first[bind]; oldest.name == offers[i].Owner.Name {
 			rows := offers[i].Rows
 			rows.Servers = nil
-			s.ports[bind] = &kept{rows: rows, since: offers[i].Since, last: now}
+			s.ports[bind] = &kept{rows: rows, since: offers[i].Since, used: true, last: now}
 		}
 	}
 	var out []model.Offer
 	for bind, k := range s.ports {
+		if first[bind] != nil {
+			continue
+		}
+		if k.used { // until now
+			k.used, k.last = false, now
+		}
 		switch {
-		case first[bind] != nil:
-		case now.Sub(k.last) > portStays:
+		case k.ended(now):
 			delete(s.ports, bind)
 		default: // what stays by itself yields to what somebody asks for
 			out = append(out, model.Offer{Owner: model.Owner{Source: name, Name: "port " + bind.String()}, Since: k.since, Yields: true, Rows: k.rows})
