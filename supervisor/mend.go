@@ -146,7 +146,10 @@ func (s *Supervisor) mend(inForce *accepted, frozen *model.Freeze, stamps map[st
 		m.rebuilt = true
 		s.keepState(lastState, inForce.text)
 	}
-	for _, k := range s.o.Files.keeps(s.disk) { // none where nothing is known of it
+	if s.keptOf != s.disk {
+		s.keptOf, s.kept = s.disk, s.o.Files.keeps(s.disk) // none where nothing is known of it
+	}
+	for _, k := range s.kept {
 		now, what, err := k.mend(stamps[k.path])
 		m.stamps[k.path] = now
 		switch {

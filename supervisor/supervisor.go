@@ -115,8 +115,10 @@ type Supervisor struct {
 	orders chan order
 	ended  chan struct{} // closed when Run takes no more of them
 
-	writing sync.Mutex    // guards the files of a configuration, and disk
-	disk    *accepted     // what they hold: haproxy -c has accepted it; nil: nothing that is known
+	writing sync.Mutex // guards the files of a configuration, disk and kept
+	disk    *accepted  // what they hold: haproxy -c has accepted it; nil: nothing that is known
+	keptOf  *accepted  // whose files kept lists
+	kept    []kept
 	written atomic.Uint64 // how often they were replaced; who waited for the lock may be late
 
 	status    atomic.Pointer[Status]
