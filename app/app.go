@@ -49,6 +49,7 @@ type call struct {
 	args     []string
 	json     bool
 	log      *logwriter.Writer // behind Stderr, of the balancer itself only
+	at       terminal          // that Stderr is, likewise
 
 	bootstrap bool   // of render
 	container string // of explain
@@ -110,6 +111,7 @@ func Main(p Program) int {
 		return p.fail(err)
 	}
 	if cmd.name == "run" { // whoever reads what we say, or does not, shall not hold up the balancer
+		c.at = terminalOf(p.Stderr, p.Env)
 		c.log = logwriter.Start(p.Stderr, logBytes)
 		defer c.log.Close(logFlush)
 		p.Stderr, c.Stderr = c.log, c.log

@@ -88,7 +88,7 @@ func runBalancer(c *call) error {
 	if err := b.build(c); err != nil {
 		return err
 	}
-	if err := b.run(signals); err != nil {
+	if err := b.run(signals, c); err != nil {
 		return err
 	}
 	log.Info("stopped")
@@ -381,7 +381,7 @@ func (s *socketFile) Close() error {
 }
 
 // run runs the parts side by side until the supervisor has stopped HAProxy or a part fails.
-func (b *balancer) run(signals <-chan os.Signal) error {
+func (b *balancer) run(signals <-chan os.Signal, c *call) error {
 	soft, stop := context.WithCancel(context.Background())
 	defer stop()
 	hard, stopNow := context.WithCancel(context.Background())
@@ -414,6 +414,12 @@ func (b *balancer) run(signals <-chan os.Signal) error {
 		b.notify.run(others, b.supervisor.Status)
 		return nil
 	})
+	if greets(&b.s) {
+		g.Go(func() error {
+			b.greet(others, c.Stderr, c.at)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		b.obey(others, signals, stop, stopNow)
 		return nil

@@ -134,6 +134,7 @@ func TestRefused(t *testing.T) {
 		{"--mgmt-allow ::ffff:10.0.0.0/104", "IPv4 range"},
 		{"--mgmt-hosts a/b", "no host name"},
 		{"--access-log log", "absolute"},
+		{"--first-screen maybe", "neither"},
 		{"--run-dir run", "not absolute"},
 		{"--run-dir /a$b", "comma"},
 		{"--run-dir /a,b", "comma"},

@@ -38,6 +38,7 @@ var options = []option{
 	{"tls-cert", "FILE", "", "PEM file with certificate and key: the traffic port speaks TLS", setText(func(s *Settings) *string { return &s.TLSCert })},
 	{"trusted-proxies", "CIDRS", "", "peers whose X-Forwarded-… headers are believed", setPrefixes(func(s *Settings) *prefixes { return &s.TrustedProxies })},
 	{"access-log", "WHERE", "off", "HAProxy's HTTP log: off, stdout or a file", setAccessLog},
+	{"first-screen", "WHEN", "on", "table of what is served and what is not, once after the start: on or off; none at a LOG_LEVEL above info", setFirstScreen},
 
 	{"mgmt-allow", "CIDRS", "", "who may use /1/lb/…; default loopback and private ranges", setPrefixes(func(s *Settings) *prefixes { return &s.MgmtAllow })},
 	{"mgmt-token-file", "FILE", "", "file with a bearer token that /1/lb/… then asks for", setText(func(s *Settings) *string { return &s.MgmtTokenFile })},

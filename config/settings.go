@@ -59,8 +59,9 @@ type Settings struct {
 	HardStopAfter   time.Duration
 	DrainTimeout    time.Duration // of a node that was removed; 0: HardStopAfter
 
-	LogLevel slog.Level
-	Warnings []string // what was accepted and has no effect
+	FirstScreen bool // what is served is shown once after the start
+	LogLevel    slog.Level
+	Warnings    []string // what was accepted and has no effect
 }
 
 // SharedPort reports whether management is answered on the traffic port.

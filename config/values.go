@@ -319,6 +319,14 @@ func setAccessLog(s *Settings, text string) error {
 	return setText(func(s *Settings) *string { return &s.AccessLog })(s, text)
 }
 
+func setFirstScreen(s *Settings, text string) error {
+	if text != "on" && text != "off" {
+		return usage("write on or off", "it is neither")
+	}
+	s.FirstScreen = text == "on"
+	return nil
+}
+
 func setWait(s *Settings, text string) error {
 	const hint = "write MIN:MAX, such as 10ms:250ms"
 	low, high, ok := strings.Cut(text, ":")

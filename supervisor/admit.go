@@ -254,7 +254,7 @@ func (l *loop) found(m *member, f finding) {
 		why += ", added by " + m.by
 	}
 	m.admitted, m.addr, m.by, l.named = true, f.addr, "", nil
-	m.lastCheck, m.mend = "passed the first check", ""
+	m.lastCheck, m.mend = model.PassedFirst, ""
 	if m.name != nil { // those that only waited for it may go
 		m.name.drop(func(e *member) bool { return e.left })
 		m.name.settle()

@@ -132,6 +132,17 @@ func (l *loop) unbarred(st model.State) model.State {
 	return st
 }
 
+// barredBinds are those that the text goes without.
+func (l *loop) barredBinds() (out []model.Bind) {
+	for bind, b := range l.barred {
+		if b.out() {
+			out = append(out, bind)
+		}
+	}
+	slices.SortFunc(out, func(a, b model.Bind) int { return strings.Compare(a.String(), b.String()) })
+	return out
+}
+
 // barredProblems name each owner of a port that is left out.
 func (l *loop) barredProblems() (out []model.Problem, degraded []string) {
 	for bind, b := range l.barred {

@@ -17,6 +17,7 @@ type Status struct {
 	HAProxy  model.HAProxyStatus
 	Applied  uint64 // revision of the State in force
 	Servers  []model.ServerStatus
+	Barred   []model.Bind // listeners that are left out, because HAProxy cannot have them
 	Problems []model.Problem
 	Degraded []string
 	Frozen   *model.Freeze
@@ -76,6 +77,7 @@ func (l *loop) publish(now time.Time) {
 		HAProxy:  l.haproxyStatus(),
 		Applied:  l.applied,
 		Servers:  l.serverStatus(),
+		Barred:   l.barredBinds(),
 		Changes:  l.changes,
 		Frozen:   l.frozen,
 		Counters: l.counters.clone(),

@@ -158,7 +158,8 @@ func (b *Balancer) Run(h haproxytest.HAProxy, args ...string) {
 		"--haproxy-config", config, "--hc-interval", "200ms", "--hc-timeout", "1",
 	}, args)
 	b.Cmd = exec.Command(all[0], all[1:]...)
-	b.Cmd.Env = append(append(os.Environ(), "FNLB_DOCKER=off"), b.Env...) // the engine of whoever runs the tests is not asked
+	// The engine of whoever runs the tests is not asked, and what a test looks for in the log is not told twice.
+	b.Cmd.Env = append(append(os.Environ(), "FNLB_DOCKER=off", "FNLB_FIRST_SCREEN=off"), b.Env...)
 	b.start()
 }
 

@@ -47,6 +47,8 @@ func TestLabels(t *testing.T) {
 			b.saysLog(t, fmt.Sprintf("Publish port %d HTTP", published))
 			b.saysLog(t, fmt.Sprintf("Backend web1 at %s port 8080", web1.IP(t, "")))
 			b.saysLog(t, "bytes to /usr/local/etc/haproxy/haproxy.cfg")
+			b.saysLog(t, "HOST/PATH  SERVICE") // the first screen, as docker logs shows it
+			b.saysLog(t, "1 of 1 up")
 			web2 := e.Run(t, dockertest.Options{Name: "web2", Labels: labels, Cmd: []string{"--name", "web2"}})
 			b.saysLog(t, fmt.Sprintf("Backend web2 at %s port 8080", web2.IP(t, "")))
 			b.saysLog(t, `msg="is healthy" node=web2`)
