@@ -75,6 +75,7 @@ func commands() []command {
 		{"healthcheck", "", "exit with 0 when the running balancer is ready", false, healthcheck},
 		{"version", "", "print the version", true, version},
 		{"completion", "bash | zsh | fish", "print a script for the shell's completion", false, completion},
+		{"man", "", "print the manual page", false, man},
 	}
 }
 

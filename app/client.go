@@ -10,8 +10,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/fnlb/fnlb/config"
@@ -94,27 +92,5 @@ func version(c *call) error {
 		})
 	}
 	_, err := fmt.Fprintf(c.Stdout, "fnlb %s %s %s/%s\n", config.FullVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
-}
-
-// completion prints a script that completes commands and flags.
-func completion(c *call) error {
-	var names, flags []string
-	for _, cmd := range commands() {
-		names = append(names, cmd.name)
-	}
-	for _, f := range config.Names() {
-		flags = append(flags, "--"+f)
-	}
-	words := strings.Join(slices.Concat(names, nodesVerbs, flags), " ")
-	scripts := map[string]string{
-		"bash": "complete -W %q -o default fnlb\n",
-		"zsh":  "#compdef fnlb\ncompdef '_arguments \"*: :(%s)\"' fnlb\n",
-		"fish": "complete -c fnlb -a %q\n",
-	}
-	if len(c.args) != 1 || scripts[c.args[0]] == "" {
-		return &config.UsageError{Reason: "name one shell", Hint: "fnlb completion bash | zsh | fish"}
-	}
-	_, err := fmt.Fprintf(c.Stdout, scripts[c.args[0]], words)
 	return err
 }

@@ -208,17 +208,31 @@ func flagError(from, text string, err error) error {
 	return &UsageError{Reason: fmt.Sprintf("%s %q: %v", from, text, err), Hint: hint}
 }
 
+// Flag is one flag as people are told about it.
+type Flag struct {
+	Name, Value string // Value is the placeholder
+	Env         string // its twin in the environment
+	Usage       string // with the default
+}
+
+// Flags lists every flag in the order of the help.
+func Flags() []Flag {
+	flags := make([]Flag, len(options))
+	for i, o := range options {
+		flags[i] = Flag{o.name, o.value, o.env(), o.usage}
+		if o.def != "" && o.def != "0" {
+			flags[i].Usage += " (default " + o.def + ")"
+		}
+	}
+	return flags
+}
+
 // Help writes the flags as a page of 80 columns.
 func Help(w io.Writer) error {
 	var b strings.Builder
-	for _, o := range options {
-		head := "--" + o.name + " " + o.value
-		usage := o.usage
-		if o.def != "" && o.def != "0" {
-			usage += " (default " + o.def + ")"
-		}
-		lines := wrap(usage, 50)
-		fmt.Fprintf(&b, "  %-26s  %s\n", head, lines[0])
+	for _, f := range Flags() {
+		lines := wrap(f.Usage, 50)
+		fmt.Fprintf(&b, "  %-26s  %s\n", "--"+f.Name+" "+f.Value, lines[0])
 		for _, l := range lines[1:] {
 			fmt.Fprintf(&b, "  %-26s  %s\n", "", l)
 		}
@@ -239,7 +253,7 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
-// Names lists the flags, for shell completion and the documentation's test.
+// Names lists the flags, sorted.
 func Names() []string {
 	var names []string
 	for _, o := range options {
