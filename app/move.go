@@ -17,6 +17,7 @@ import (
 
 	"github.com/fnlb/fnlb/config"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/store"
 )
 
@@ -163,7 +164,7 @@ func (c *call) withStore(do func(context.Context, *store.Mirror, *store.View) er
 			return do(ctx, m, v)
 		}
 		if away != nil {
-			return fmt.Errorf("%s: %w", c.settings.DB, away)
+			return fmt.Errorf("%s: %s", c.settings.DB, model.Printable(away.Error())) // a driver may use several lines
 		}
 		select {
 		case <-v.Changed():
