@@ -260,6 +260,11 @@ func parseURL(kind, rest string) (Address, error) {
 	return a.complete(raw)
 }
 
+// twoPorts is what USER:PASSWORD:… looks like when the @ and the host were forgotten.
+func twoPorts(host string) bool {
+	return !strings.Contains(host, "[") && strings.Count(host, ":") > 1
+}
+
 // complete judges what has been read; raw is how the password was written.
 func (a Address) complete(raw string) (Address, error) {
 	if kept := a.query["password"]; a.kind == Postgres && len(kept) > 0 {
@@ -272,6 +277,8 @@ func (a Address) complete(raw string) (Address, error) {
 	switch {
 	case a.database == "" && !a.query.Has("dbname") && !a.query.Has("service"):
 		return Address{}, fmt.Errorf("no name of a database: write %s://USER:PASSWORD@HOST/DATABASE", a.kind)
+	case slices.ContainsFunc(strings.Split(a.host, ","), twoPorts):
+		return Address{}, fmt.Errorf("the host of the database has two ports: %s, as in %s://USER:PASSWORD@HOST:PORT/DATABASE", encode, a.kind)
 	case strings.ContainsRune(a.database, '/'):
 		return Address{}, fmt.Errorf("the name of the database has a slash: %s, as in %s://USER:PASSWORD@HOST/DATABASE", encode, a.kind)
 	case !hosts && a.kind == Postgres:

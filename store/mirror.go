@@ -114,6 +114,16 @@ func (r *request) settle(err error) {
 	}
 }
 
+// fail gives the answer that the database is away.
+func (r *request) fail(err error) {
+	r.mu.Lock()
+	if r.unsure && !errors.Is(err, ErrUnknown) {
+		err = fmt.Errorf("%w: %w", err, ErrUnknown)
+	}
+	r.mu.Unlock()
+	r.settle(&Away{err})
+}
+
 // result is the record after the change.
 func (r *request) result() Record {
 	r.mu.Lock()

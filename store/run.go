@@ -52,7 +52,7 @@ func (m *Mirror) end() {
 	defer m.mu.Unlock()
 	m.ended = true
 	for _, r := range m.queue {
-		r.settle(&Away{errStopped})
+		r.fail(errStopped)
 	}
 	m.queue = nil
 }
@@ -151,10 +151,9 @@ func (r *runner) live(ctx context.Context, db DB) (lived time.Duration, err erro
 
 // serve makes changes and reads those of others until something goes wrong.
 func (r *runner) serve(ctx context.Context, db DB, moved <-chan struct{}, ended <-chan error) error {
-	for {
+	for ctx.Err() == nil { // looked at first: select takes any
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
 		case err := <-ended:
 			return fmt.Errorf("watch: %w", err)
 		case <-r.m.wake:
@@ -168,6 +167,7 @@ func (r *runner) serve(ctx context.Context, db DB, moved <-chan struct{}, ended 
 			r.back()
 		}
 	}
+	return ctx.Err()
 }
 
 type answer[T any] struct {
@@ -254,7 +254,7 @@ func (r *runner) failed(batch []*request, err error) {
 			again = append(again, q)
 			continue
 		}
-		q.settle(&Away{err})
+		q.fail(err)
 	}
 	r.m.requeue(again)
 	if len(again) < len(batch) {
@@ -330,7 +330,7 @@ func (r *runner) goAway(err error) {
 	first := m.away == nil
 	m.away = away
 	for _, q := range m.queue {
-		q.settle(away)
+		q.fail(err)
 	}
 	m.queue = nil
 	if first {

@@ -23,6 +23,7 @@ type Memory struct {
 	refuse   error
 	unread   error
 	lost     int
+	then     error // refuse, once an answer was lost
 	dropped  int
 	readOnly error
 	hung     chan struct{} // closed when it answers again; nil while it does
@@ -90,6 +91,9 @@ func (s *Memory) Answer() {
 
 // LoseAnswers has the next commits done and their connections cut before they are answered.
 func (s *Memory) LoseAnswers(n int) { s.with(func() { s.lost = n }) }
+
+// LoseAnswer has the next commit done and every connection refused from then on, as Refuse does.
+func (s *Memory) LoseAnswer(then error) { s.with(func() { s.lost, s.then = 1, then }) }
 
 // DropCommits has the connections of the next commits cut before they are done; nobody can tell.
 func (s *Memory) DropCommits(n int) { s.with(func() { s.dropped = n }) }
@@ -248,6 +252,9 @@ func (db *memory) Apply(ctx context.Context, edits []store.Edit) ([]error, error
 	s.write(changes)
 	if s.lost > 0 {
 		s.lost--
+		if s.then != nil {
+			s.refuse, s.then = s.then, nil
+		}
 		db.end()
 		return nil, fmt.Errorf("%w: %w", store.ErrUnknown, ErrCut)
 	}
