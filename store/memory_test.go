@@ -6,7 +6,7 @@ import (
 	"github.com/fnlb/fnlb/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) { storetest.Main(m, nil) }
 
 // TestDouble: the database that our tests pretend does what the real ones do.
 func TestDouble(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"github.com/fnlb/fnlb/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) { storetest.Main(m, postgres.Open) }
 
 func opener(t testing.TB, url string) func(context.Context) (store.DB, error) {
 	t.Helper()

@@ -11,7 +11,7 @@ import (
 	"github.com/fnlb/fnlb/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) { storetest.Main(m, sqlite.Open) }
 
 func address(t testing.TB, text string) store.Address {
 	t.Helper()

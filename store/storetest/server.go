@@ -49,8 +49,12 @@ type kind struct {
 	mu     sync.Mutex
 }
 
-// Main runs the tests of a package, ends the servers that they share, and looks for goroutines that are left.
-func Main(m *testing.M) {
+// Main runs the tests of a package, ends the servers that they share, and looks for goroutines that are left. In the program that Kill starts
+// it writes instead, to what open opens.
+func Main(m *testing.M, open Opener) {
+	if url := os.Getenv(writerURL); url != "" {
+		os.Exit(beWriter(url, open))
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(exit int) {
 		StopShared()
 		os.Exit(exit)
