@@ -19,3 +19,11 @@ func TestSecrets(t *testing.T) {
 		return fmt.Sprintf("CREATE USER %s@localhost IDENTIFIED BY '%s'; GRANT ALL ON %s.* TO %s@localhost", user, quoted, database, user)
 	})
 }
+
+func TestFigures(t *testing.T) {
+	if !storetest.Full() {
+		t.Skip("figures are for FNLB_E2E_FULL=1")
+	}
+	s := storetest.OwnMariaDB(t, true)
+	storetest.Figures(t, s.URL(s.Database(t), nil), mysql.Open)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -38,6 +39,8 @@ var dialect = &sqldb.Dialect{
 		case 1153, // packet larger than max_allowed_packet
 			1264, 1265, 1366, 1406: // out of range, truncated, incorrect string, too long
 			return true
+		case 1105: // of no kind: a value that had to be sent in pieces, which the driver does with what is larger than a packet
+			return strings.Contains(e.Message, "max_allowed_packet")
 		}
 		return false
 	},
@@ -123,6 +126,9 @@ func configure(a store.Address) (*mysql.Config, pool, error) {
 	c.MultiStatements = false
 	if !q.Has("interpolateParams") {
 		c.InterpolateParams = true // else each statement is prepared first, one more way there and back
+	}
+	if !q.Has("maxAllowedPacket") {
+		c.MaxAllowedPacket = 0 // asks the server, which would cut the connection otherwise
 	}
 	if !q.Has("timeout") {
 		c.Timeout = connectLimit

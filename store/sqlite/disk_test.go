@@ -129,8 +129,8 @@ func TestRightsMissing(t *testing.T) {
 	}{
 		{"file not readable", 0o755, 0o600, mend, 0},
 		{"file read-only", 0o755, 0o644, mend, 0},
-		{"folder closed", 0o700, 0o644, "permission denied", 0},
-		{"no file", 0o755, 0, "make the folder writable for user 65534", 0},
+		{"folder closed", 0o700, 0o644, mend, 0},
+		{"no file", 0o755, 0, mend, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			top, err := os.MkdirTemp("/tmp", "fnlb-rights") // t.TempDir's parents may be closed

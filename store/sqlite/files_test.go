@@ -191,10 +191,12 @@ func away(t *testing.T, m *store.Mirror, reason string) {
 // TestDeleted: the file is deleted, replaced or emptied while it is open. What is known is written back, at once.
 func TestDeleted(t *testing.T) {
 	for name, do := range map[string]func(path string) error{
-		"deleted":          os.Remove,
-		"with its folder":  func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
-		"moved":            func(path string) error { return os.Rename(path, path+".old") },
-		"with all of them": func(path string) error { return errors.Join(os.Remove(path), os.Remove(path+"-wal"), os.Remove(path+"-shm")) },
+		"deleted":         os.Remove,
+		"with its folder": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
+		"moved":           func(path string) error { return os.Rename(path, path+".old") },
+		"with all of them": func(path string) error {
+			return errors.Join(os.Remove(path), os.Remove(path+"-wal"), os.Remove(path+"-shm"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "folder", "nodes.db")
@@ -260,4 +262,8 @@ func TestLocked(t *testing.T) {
 
 func TestKill(t *testing.T) {
 	storetest.Kill(t, "sqlite3://"+filepath.Join(t.TempDir(), "nodes.db"), sqlite.Open)
+}
+
+func TestFigures(t *testing.T) {
+	storetest.Figures(t, "sqlite3://"+filepath.Join(t.TempDir(), "nodes.db"), sqlite.Open)
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -61,7 +62,7 @@ const busyWait = "1500"
 func Open(ctx context.Context, a store.Address) (store.DB, error) {
 	f, err := prepare(a.File())
 	if err != nil {
-		return nil, a.Mask(fmt.Errorf("open %s: %w", a.File(), err))
+		return nil, a.Mask(fmt.Errorf("open %s: %w%s", a.File(), err, mendRights(err)))
 	}
 	own := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(" + busyWait + ")", "journal_mode(WAL)", "synchronous(FULL)"}}
 	write, err := f.connections(own, a.Query())
@@ -111,7 +112,7 @@ func prepare(name string) (*file, error) {
 			return nil, err
 		}
 	case !errors.Is(err, fs.ErrExist):
-		return nil, fmt.Errorf("%w: make the folder writable for user %d", bare(err), os.Getuid())
+		return nil, bare(err)
 	}
 	is, err := os.Stat(path)
 	switch {
@@ -122,7 +123,41 @@ func prepare(name string) (*file, error) {
 	case !is.Mode().IsRegular():
 		return nil, errors.New("it is no regular file: name one")
 	}
+	if err := judge(path, is.Size()); err != nil {
+		return nil, err
+	}
 	return &file{path, is}, nil
+}
+
+// header is what every SQLite file begins with.
+const header = "SQLite format 3\x00"
+
+// judge looks at the beginning: SQLite takes a file of some bytes for an empty one, and writes over it.
+func judge(path string, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return bare(err)
+	}
+	defer f.Close()
+	is := make([]byte, len(header))
+	if _, err := io.ReadFull(f, is); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return bare(err)
+	}
+	if string(is) != header {
+		return errors.New(noDatabase)
+	}
+	return nil
+}
+
+// mendRights is what to do about rights that are missing.
+func mendRights(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Sprintf(": make the file and its folder readable and writable for user %d", os.Getuid())
+	}
+	return ""
 }
 
 // bare is an error without the path, which stands before it already.
@@ -177,7 +212,7 @@ func (f *file) explain(err error) error {
 	mend := ""
 	switch code(err) {
 	case lib.SQLITE_NOTADB:
-		mend = "it is no SQLite database and was left as it is: name another file"
+		mend = noDatabase
 	case lib.SQLITE_CORRUPT:
 		mend = damaged
 	case lib.SQLITE_FULL:
@@ -197,6 +232,8 @@ func (f *file) explain(err error) error {
 	}
 	return fmt.Errorf("%w: %s", err, mend)
 }
+
+const noDatabase = "it is no SQLite database and was left as it is: name another file"
 
 const damaged = "it was left as it is: put a backup in its place, or move it away to begin with what the balancers know, or try `sqlite3 FILE .recover`"
 
