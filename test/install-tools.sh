@@ -76,10 +76,10 @@ databases() {
 }
 
 test_packages() {
-  # gcc and the C library are for -race; tini is process 1 of a test's container, systemd judges our units.
+  # gcc and the C library are for -race; docker-compose, openssl and curl are what the pages of examples/docker use; tini is process 1 of a test's container, systemd judges our units.
   packages haproxy=haproxy debootstrap=debootstrap patchelf=patchelf git=git update-ca-certificates=ca-certificates \
     gcc=gcc /usr/include/stdlib.h=libc6-dev tini=tini systemd-analyze=systemd mkfs.ext4=e2fsprogs strace=strace \
-    dockerd=docker.io iptables=iptables
+    dockerd=docker.io docker=docker.io iptables=iptables docker-compose=docker-compose openssl=openssl curl=curl
   databases
 }
 
