@@ -79,7 +79,8 @@ type table struct {
 	owners    map[Owner]bool
 	listeners map[Bind]owned[Listener]
 	byPort    map[uint16][]Bind
-	routes    map[Bind]owned[Route]
+	routes    map[RouteKey]owned[Route]
+	certs     map[Bind]owned[Route] // the first route of each listener that names a certificate
 	services  map[string]owned[Service]
 	servers   map[ServerKey]owned[Server]
 }
@@ -94,7 +95,8 @@ func newTable(offers []Offer) *table {
 		owners:    make(map[Owner]bool, len(offers)),
 		listeners: map[Bind]owned[Listener]{},
 		byPort:    map[uint16][]Bind{},
-		routes:    map[Bind]owned[Route]{},
+		routes:    map[RouteKey]owned[Route]{},
+		certs:     map[Bind]owned[Route]{},
 		services:  map[string]owned[Service]{},
 		servers:   make(map[ServerKey]owned[Server], len(offers)),
 	}
@@ -113,7 +115,10 @@ func (t *table) accept(o *Offer) (Problem, bool) {
 		}
 	}
 	for _, r := range o.Routes {
-		put(t.routes, r.Bind, r, o.Owner)
+		put(t.routes, r.Key(), r, o.Owner)
+		if r.Cert != "" {
+			put(t.certs, r.Bind, r, o.Owner)
+		}
 	}
 	for _, s := range o.Services {
 		put(t.services, s.Name, s, o.Owner)
@@ -153,13 +158,18 @@ func (t *table) refuse(o *Offer) (string, Kind) {
 		}
 	}
 	for _, r := range o.Routes {
-		if have, ok := t.routes[r.Bind]; ok && have.row != r {
-			return fmt.Sprintf("listener %s leads to service %s by %s", r.Bind, have.row.Service, have.owner), Conflict
+		if reason, kind := t.refuseRoute(r); reason != "" {
+			return reason, kind
 		}
 	}
 	for _, s := range o.Services {
 		if !ValidName(s.Name) {
 			return fmt.Sprintf("service name %s has characters other than A-Z a-z 0-9 _ . : -", shorten(s.Name)), Invalid
+		}
+		if s.BasePath != "" {
+			if err := ValidBasePath(s.BasePath); err != nil {
+				return fmt.Sprintf("base path %s of service %s: %v", shorten(s.BasePath), s.Name, err), Invalid
+			}
 		}
 		if have, ok := t.services[s.Name]; ok && have.row != s {
 			return fmt.Sprintf("service %s is another one at %s", s.Name, have.owner), Conflict
@@ -172,6 +182,23 @@ func (t *table) refuse(o *Offer) (string, Kind) {
 		if have, ok := t.servers[s.Key()]; ok && !sameServer(have.row, s) {
 			return fmt.Sprintf("server %s of service %s is another one at %s", s.Name, s.Service, have.owner), Conflict
 		}
+	}
+	return "", Invalid
+}
+
+func (t *table) refuseRoute(r Route) (string, Kind) {
+	if err := r.Validate(); err != nil {
+		return fmt.Sprintf("route %s of listener %s: %v", shorten(r.String()), r.Bind, err), Invalid
+	}
+	switch have, ok := t.routes[r.Key()]; {
+	case !ok || have.row == r:
+	case r.Match == Rest:
+		return fmt.Sprintf("listener %s leads to service %s by %s", r.Bind, have.row.Service, have.owner), Conflict
+	default:
+		return fmt.Sprintf("%s of listener %s leads to service %s by %s", r.Pattern, r.Bind, have.row.Service, have.owner), Conflict
+	}
+	if have, ok := t.certs[r.Bind]; ok && r.Cert != "" && have.row.Cert != r.Cert {
+		return fmt.Sprintf("listener %s has another certificate by %s", r.Bind, have.owner), Conflict
 	}
 	return "", Invalid
 }
@@ -205,7 +232,7 @@ func (t *table) dangling(accepted []Offer) []Problem {
 func (t *table) rows() Rows {
 	return Rows{
 		Listeners: sorted(t.listeners, func(a, b Listener) int { return a.Bind.compare(b.Bind) }),
-		Routes:    sorted(t.routes, func(a, b Route) int { return a.Bind.compare(b.Bind) }),
+		Routes:    sorted(t.routes, Route.compare),
 		Services:  sorted(t.services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) }),
 		Servers: sorted(t.servers, func(a, b Server) int {
 			return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Name, b.Name))

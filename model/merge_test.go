@@ -33,6 +33,17 @@ func node(name string, since int, service, ip string) Offer {
 	}
 }
 
+func route(owner string, since int, pattern string) Offer {
+	p, err := ParsePattern(pattern)
+	if err != nil {
+		panic(err)
+	}
+	return Offer{
+		Owner: Owner{"pools", owner}, Since: at(since),
+		Rows: Rows{Routes: []Route{{Bind: Bind{Port: 80}, Pattern: p, Service: owner}}, Services: []Service{{Name: owner}}},
+	}
+}
+
 func TestMerge(t *testing.T) {
 	tests := map[string]struct {
 		offers   []Offer
@@ -63,6 +74,38 @@ func TestMerge(t *testing.T) {
 		"equal rows are shared": {
 			offers:   []Offer{pool("a", 1, 80, "s"), pool("b", 2, 80, "s")},
 			accepted: []string{"flags a", "flags b"},
+		},
+		"routes of one listener": {
+			offers:   []Offer{pool("p", 0, 80, "s"), route("a", 1, "h/a/"), route("b", 2, "h/a"), route("c", 3, "/a/")},
+			accepted: []string{"flags p", "pools a", "pools b", "pools c"},
+		},
+		"the same route": {
+			offers:   []Offer{pool("p", 0, 80, "s"), route("b", 2, "H./a/"), route("a", 1, "h/a/")},
+			accepted: []string{"flags p", "pools a"},
+			problems: []string{"pools b: h/a/ of listener :80 leads to service a by pools a"},
+		},
+		"the same route otherwise": {
+			offers: []Offer{pool("p", 0, 80, "s"), route("a", 1, "/a/"), func() Offer {
+				o := route("b", 2, "/a/")
+				o.Services, o.Routes[0].Service, o.Routes[0].Slash = nil, "a", false
+				return o
+			}()},
+			accepted: []string{"flags p", "pools a"},
+			problems: []string{"pools b: /a[/…] of listener :80 leads to service a by pools a"},
+		},
+		"a route that is none": {
+			offers:   []Offer{pool("p", 0, 80, "s"), func() Offer { o := route("a", 1, "/a/"); o.Routes[0].Path = "/a b"; return o }()},
+			accepted: []string{"flags p"},
+			problems: []string{`pools a: route "/a b/" of listener :80: " " is no character of a path; write it as %20`},
+		},
+		"a base path that is none": {
+			offers:   []Offer{func() Offer { o := pool("p", 0, 80, "s"); o.Services[0].BasePath = "/a/"; return o }()},
+			problems: []string{`flags p: base path "/a/" of service s: it ends in /; leave that out, and none at all where nothing is to be put before the path`},
+		},
+		"two certificates on one listener": {
+			offers:   []Offer{func() Offer { o := pool("p", 0, 80, "s"); o.Routes[0].Cert = "x"; return o }(), func() Offer { o := route("a", 1, "/a/"); o.Routes[0].Cert = "y"; return o }()},
+			accepted: []string{"flags p"},
+			problems: []string{"pools a: listener :80 has another certificate by flags p"},
 		},
 		"overlapping listeners": {
 			offers: []Offer{pool("a", 1, 80, "s"), func() Offer {

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"cmp"
+	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -89,29 +91,69 @@ type Listener struct {
 	Name           string         `json:"name,omitempty"` // HAProxy's frontend of that name; empty: one that its address gives
 	TLS            bool           `json:"tls,omitempty"`
 	Management     bool           `json:"management,omitempty"` // the known paths below /1/lb/ go to fnlb
+	Routed         bool           `json:"routed,omitempty"`     // it has the maps for routes by host and path although there may be none, so that the first one is no reload
 	Statistics     bool           `json:"statistics,omitempty"` // HAProxy's statistics page and nothing else; no Route may lead from it
 	MaxConn        uint32         `json:"max_conn,omitempty"`   // connections at a time; 0: HAProxy's own limit
 	ClientTimeout  time.Duration  `json:"client_timeout"`       // inactivity of a client during a request or an answer
 	TrustedProxies []netip.Prefix `json:"trusted_proxies,omitempty"`
 }
 
-// Route leads from a listener to a service; its key is Bind: it takes every request of its listener.
+// Route leads from a listener to a service. Its key is Bind with the Host, Path and Match of its pattern.
 type Route struct {
-	Bind    Bind   `json:"bind"`
+	Bind Bind `json:"bind"`
+	Pattern
 	Service string `json:"service"`
 	Cert    string `json:"cert,omitempty"` // name of the certificate in the run directory; needs a listener with TLS
 }
 
+// RouteKey is the identity of a route.
+type RouteKey struct {
+	Bind       Bind
+	Host, Path string
+	Match      Match
+}
+
+// Key is the route's identity.
+func (r Route) Key() RouteKey { return RouteKey{r.Bind, r.Host, r.Path, r.Match} }
+
+func (r Route) compare(q Route) int {
+	return cmp.Or(r.Bind.compare(q.Bind), strings.Compare(r.Host, q.Host), strings.Compare(r.Path, q.Path), cmp.Compare(r.Match, q.Match))
+}
+
+// Algorithm is how a service chooses among its servers.
+type Algorithm uint8
+
+// The algorithms (HAProxy's configuration manual, "balance").
+const (
+	PathHash   Algorithm = iota // by a consistent hash of the path without the query
+	TwoRandom                   // of two servers drawn at random the one with fewer requests
+	LeastConn                   // the one with the fewest connections
+	RoundRobin                  // each in turn
+	Source                      // by a consistent hash of the client's address
+)
+
+var algorithms = [...]string{"path-hash", "two-random", "least-conn", "round-robin", "source"}
+
+func (a Algorithm) String() string { return name(algorithms[:], a) }
+
+// MarshalText gives the algorithm's name.
+func (a Algorithm) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads the algorithm's name.
+func (a *Algorithm) UnmarshalText(b []byte) error { return unname(algorithms[:], a, b) }
+
 // Service is a set of servers under one policy, HAProxy's backend of that name. Its key is Name, which must pass ValidName.
 type Service struct {
-	Name          string   `json:"name"`
-	BalanceFactor uint16   `json:"balance_factor,omitempty"` // hash-balance-factor in percent, above 100; 0 off
-	Sticky        Sticky   `json:"sticky,omitzero"`
-	Compress      bool     `json:"compress,omitempty"`    // answers with text are sent as gzip to clients that take it
-	OriginalTo    bool     `json:"original_to,omitempty"` // servers are told in X-Original-To to which address a client connected
-	MaxConn       uint32   `json:"max_conn,omitempty"`    // concurrent requests a server takes; 0 no limit
-	Check         Check    `json:"check"`
-	Timeouts      Timeouts `json:"timeouts"`
+	Name          string    `json:"name"`
+	Algorithm     Algorithm `json:"algorithm,omitzero"`
+	BalanceFactor uint16    `json:"balance_factor,omitempty"` // of PathHash and Source: hash-balance-factor in percent, above 100; 0 off
+	BasePath      string    `json:"base_path,omitempty"`      // put before the path of each request, which its servers then see and the hash goes by; must pass ValidBasePath
+	Sticky        Sticky    `json:"sticky,omitzero"`
+	Compress      bool      `json:"compress,omitempty"`    // answers with text are sent as gzip to clients that take it
+	OriginalTo    bool      `json:"original_to,omitempty"` // servers are told in X-Original-To to which address a client connected
+	MaxConn       uint32    `json:"max_conn,omitempty"`    // concurrent requests a server takes; 0 no limit
+	Check         Check     `json:"check"`
+	Timeouts      Timeouts  `json:"timeouts"`
 }
 
 // Sticky keeps a client, known by its address, with the server that it had first, whatever the hash says (HAProxy's configuration
@@ -211,6 +253,14 @@ type Check struct {
 	Fall       uint8         `json:"fall"`                  // consecutive failures that take it down
 	Path       string        `json:"path,omitempty"`        // of CheckHTTP alone
 	MinVersion string        `json:"min_version,omitempty"` // least semantic version in the JSON body; empty: any 2xx or 3xx passes
+}
+
+// ValidBasePath says what is wrong with a base path: it is a path as clients send it, without a slash at its end.
+func ValidBasePath(s string) error {
+	if strings.HasSuffix(s, "/") {
+		return errors.New("it ends in /; leave that out, and none at all where nothing is to be put before the path")
+	}
+	return validRoutePath(s)
 }
 
 // ValidName reports whether s may stand as a name in HAProxy's text: letters, digits and _ . : - as in HAProxy's
