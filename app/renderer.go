@@ -68,7 +68,11 @@ func (r *renderer) Render(s model.State, a conf.Abilities) (conf.Bundle, error) 
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	b.Files = files
+	if len(b.Files) == 0 {
+		b.Files = files
+	} else {
+		maps.Copy(b.Files, files)
+	}
 	return b, nil
 }
 
@@ -89,6 +93,7 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 			User: user.name, Group: user.group,
 			PidFile: cmp.Or(s.PidFile, files.PidFile()), SockFile: cmp.Or(s.SockFile, files.StatsSocket()),
 			StateFile: files.State(), ManagementSocket: dirs.managementSocket(), ManagementPaths: rest.Paths(),
+			RunDir: s.RunDir, Bundled: supervisor.Bundled,
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}

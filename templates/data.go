@@ -85,7 +85,10 @@ type Listener struct {
 	Cert           string   // PEM file; empty: no TLS
 	Timeout        string   // timeout client
 	MaxConn        int      // connections at a time; 0: no limit of its own
-	Pool           string   // name of its Pool; empty: there is none, and every request gets 503
+	Pool           string   // name of the Pool that takes what no route does; empty: there is none, and such requests get 404 where it is Routed, else 503
+	Routed         bool     // hosts and paths are looked up in its maps
+	ExactMap       string   // map file from HOST/PATH, or /PATH for any host, to the name of a Pool, or to / for a redirect to the path with a slash at its end
+	PrefixMap      string   // likewise by the beginning of HOST/PATH, of which the longest counts
 	Management     bool     // the management paths go to fnlb
 	TrustedProxies []string // networks whose X-Forwarded-For is believed
 }
@@ -96,6 +99,9 @@ type Pool struct {
 	Servers        []Backend  // by name
 	Check          [][]string // lines of the health check; write each with words
 	ServerCheck    []string   // words of the check for a default-server line
+	Balance        string     // words behind balance
+	Hash           bool       // it needs hash-type consistent
+	SetPath        string     // what http-request set-path takes to put a base path before the path of each request, a format to be quoted; empty: none
 	BalanceFactor  int        // hash-balance-factor; 0: off
 	MaxConn        int        // of each server; 0: no limit
 	StickySize     int        // addresses of clients that stay with their server; 0: none does
@@ -115,13 +121,13 @@ const managementName = "fnlb_management"
 const maxTime = (1<<31 - 1) * time.Millisecond
 
 // newData turns typed rows into what templates see, and refuses what could mean something else in HAProxy's text.
-func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
+func newData(s model.State, g Globals, a conf.Abilities) (Data, []mapFile, error) {
 	d := Data{StatsPort: -1, PidFile: g.PidFile, SockFile: g.SockFile}
 	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0), OpenSSL: a.OpenSSL, Peers: g.PeersSocket}
 	if g.HardStop != 0 {
 		var err error
 		if d.Process.HardStop, err = duration("hard-stop-after", g.HardStop); err != nil {
-			return Data{}, err
+			return Data{}, nil, err
 		}
 	}
 	d.Management = Management{Name: managementName, Socket: g.ManagementSocket, Paths: g.ManagementPaths}
@@ -129,10 +135,10 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 	for _, svc := range s.Services {
 		p, err := newPool(svc)
 		if err != nil {
-			return Data{}, fmt.Errorf("render service %q: %w", svc.Name, err)
+			return Data{}, nil, fmt.Errorf("render service %q: %w", svc.Name, err)
 		}
 		if _, twice := index[svc.Name]; twice || svc.Name == managementName {
-			return Data{}, fmt.Errorf("render service %q: the name is taken", svc.Name)
+			return Data{}, nil, fmt.Errorf("render service %q: the name is taken", svc.Name)
 		}
 		index[svc.Name] = len(d.Pools)
 		d.Pools = append(d.Pools, p)
@@ -148,7 +154,7 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 			err = fmt.Errorf("there is no service %q", srv.Service)
 		}
 		if err != nil {
-			return Data{}, fmt.Errorf("render server %q: %w", srv.Name, err)
+			return Data{}, nil, fmt.Errorf("render server %q: %w", srv.Name, err)
 		}
 		if d.Pools[at].Servers == nil {
 			d.Pools[at].Servers = make([]Backend, 0, count[srv.Service])
@@ -157,14 +163,24 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, error) {
 	}
 	for i := range d.Pools {
 		if err := arrange(d.Pools[i].Servers); err != nil {
-			return Data{}, fmt.Errorf("render service %q: %w", d.Pools[i].Name, err)
+			return Data{}, nil, fmt.Errorf("render service %q: %w", d.Pools[i].Name, err)
 		}
 	}
-	if err := d.addListeners(s, g, index); err != nil {
-		return Data{}, err
+	maps, err := d.addListeners(s, g, index)
+	if err != nil {
+		return Data{}, nil, err
 	}
 	slices.SortFunc(d.Pools, func(p, q Pool) int { return strings.Compare(p.Name, q.Name) })
-	return d, d.quotable()
+	return d, maps, d.quotable()
+}
+
+// balance gives HAProxy's words for an algorithm, and whether it goes by a hash.
+var balance = map[model.Algorithm]struct {
+	words string
+	hash  bool
+}{
+	model.PathHash: {"uri path-only", true}, model.TwoRandom: {"random(2)", false}, model.LeastConn: {"leastconn", false},
+	model.RoundRobin: {"roundrobin", false}, model.Source: {"source", true},
 }
 
 func newPool(svc model.Service) (Pool, error) {
@@ -177,7 +193,22 @@ func newPool(svc model.Service) (Pool, error) {
 	if svc.MaxConn > 1<<31-1 {
 		return Pool{}, fmt.Errorf("max conn %d: it must be below 2147483648", svc.MaxConn)
 	}
-	p := Pool{Name: svc.Name, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn), Compress: svc.Compress, OriginalTo: svc.OriginalTo}
+	algorithm, ok := balance[svc.Algorithm]
+	if !ok {
+		return Pool{}, fmt.Errorf("there is no algorithm %s", svc.Algorithm)
+	}
+	if svc.BasePath != "" {
+		if err := model.ValidBasePath(svc.BasePath); err != nil {
+			return Pool{}, fmt.Errorf("base path %q: %w", svc.BasePath[:min(len(svc.BasePath), 60)], err)
+		}
+	}
+	if svc.BalanceFactor > 0 && !algorithm.hash {
+		return Pool{}, fmt.Errorf("balance factor %d: the algorithm %s has none", svc.BalanceFactor, svc.Algorithm)
+	}
+	p := Pool{Name: svc.Name, Balance: algorithm.words, Hash: algorithm.hash, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn), Compress: svc.Compress, OriginalTo: svc.OriginalTo}
+	if svc.BasePath != "" {
+		p.SetPath = strings.ReplaceAll(svc.BasePath, "%", "%%") + "%[path]"
+	}
 	var err error
 	if svc.Sticky != (model.Sticky{}) {
 		if svc.Sticky.Size == 0 || svc.Sticky.Size > 1<<31-1 {
@@ -241,27 +272,26 @@ func arrange(servers []Backend) error {
 	return nil
 }
 
-func (d *Data) addListeners(s model.State, g Globals, index map[string]int) error {
-	routes := map[model.Bind]model.Route{}
-	for _, r := range s.Routes {
-		if _, twice := routes[r.Bind]; twice {
-			return fmt.Errorf("render listener %s: it has two routes", r.Bind)
-		}
-		routes[r.Bind] = r
+func (d *Data) addListeners(s model.State, g Globals, index map[string]int) ([]mapFile, error) {
+	routes, err := byListener(s.Routes)
+	if err != nil {
+		return nil, err
 	}
+	var maps []mapFile
 	seen := map[string]bool{}
 	for _, row := range slices.SortedFunc(slices.Values(s.Listeners), compareListeners) {
-		l, pub, err := newListener(row, routes[row.Bind], g)
+		l, pub, err := newListener(row, routes[row.Bind].rest.Service, routes[row.Bind].cert, g)
 		if err == nil && seen[l.Name] {
 			err = fmt.Errorf("it is there twice")
 		}
 		if err != nil {
-			return fmt.Errorf("render listener %q: %w", row.Bind.String(), err)
+			return nil, fmt.Errorf("render listener %q: %w", row.Bind.String(), err)
 		}
 		seen[l.Name] = true
+		here := routes[row.Bind]
 		if row.Statistics {
-			if l.Pool != "" || l.Management || l.Cert != "" {
-				return fmt.Errorf("render listener %s: the statistics page leads nowhere else, and has no TLS", row.Bind)
+			if l.Pool != "" || l.Management || l.Cert != "" || row.Routed || len(here.others) > 0 {
+				return nil, fmt.Errorf("render listener %s: the statistics page leads nowhere else, and has no TLS", row.Bind)
 			}
 			d.Stats, d.StatsPort = "Y", pub.Port
 			d.Statistics = append(d.Statistics, l)
@@ -270,34 +300,77 @@ func (d *Data) addListeners(s model.State, g Globals, index map[string]int) erro
 		if l.Pool != "" {
 			at, ok := index[l.Pool]
 			if !ok {
-				return fmt.Errorf("render listener %s: there is no service %q", row.Bind, l.Pool)
+				return nil, fmt.Errorf("render listener %s: there is no service %q", row.Bind, l.Pool)
 			}
 			p := &d.Pools[at]
 			p.Trusts = p.Trusts || len(l.TrustedProxies) > 0
 			d.Services = append(d.Services, Service{Publish: pub, Backends: p.Servers})
+		}
+		if row.Routed || len(here.others) > 0 {
+			files, err := addRoutes(&l, here.others, index, g)
+			if err != nil {
+				return nil, fmt.Errorf("render listener %s: %w", row.Bind, err)
+			}
+			maps = append(maps, files...)
+			if len(l.TrustedProxies) > 0 { // a route may come to lead from here to any of them, and that is to be no reload
+				for i := range d.Pools {
+					d.Pools[i].Trusts = true
+				}
+			}
 		}
 		d.Management.Used = d.Management.Used || l.Management
 		d.Process.TLS = d.Process.TLS || l.Cert != ""
 		d.Listeners = append(d.Listeners, l)
 	}
 	if d.Management.Used && (g.ManagementSocket == "" || len(g.ManagementPaths) == 0) {
-		return fmt.Errorf("render listeners: management needs a socket and paths")
+		return nil, fmt.Errorf("render listeners: management needs a socket and paths")
 	}
-	return nil
+	return maps, nil
+}
+
+// leads is where a listener leads.
+type leads struct {
+	rest   model.Route
+	others []model.Route
+	cert   string
+}
+
+// byListener sorts routes out.
+func byListener(routes []model.Route) (map[model.Bind]leads, error) {
+	out := map[model.Bind]leads{}
+	seen := make(map[model.RouteKey]bool, len(routes))
+	for _, r := range routes {
+		if seen[r.Key()] {
+			return nil, fmt.Errorf("render listener %s: it has two routes %q", r.Bind, r.Pattern)
+		}
+		seen[r.Key()] = true
+		l := out[r.Bind]
+		if l.cert != "" && r.Cert != "" && l.cert != r.Cert {
+			return nil, fmt.Errorf("render listener %s: it has two certificates", r.Bind)
+		}
+		l.cert = cmp.Or(l.cert, r.Cert)
+		if r.Match == model.Rest {
+			l.rest = r
+		} else {
+			l.others = append(l.others, r)
+		}
+		out[r.Bind] = l
+	}
+	return out, nil
 }
 
 func compareListeners(l, m model.Listener) int {
 	return cmp.Or(l.Bind.IP.Compare(m.Bind.IP), cmp.Compare(l.Bind.Port, m.Bind.Port))
 }
 
-func newListener(row model.Listener, route model.Route, g Globals) (Listener, Publish, error) {
+func newListener(row model.Listener, rest, cert string, g Globals) (Listener, Publish, error) {
 	if row.Bind.Port == 0 || row.Bind.IP.Zone() != "" {
 		return Listener{}, Publish{}, fmt.Errorf("its address cannot be rendered")
 	}
 	if row.MaxConn > 1<<31-1 {
 		return Listener{}, Publish{}, fmt.Errorf("max conn %d: it must be below 2147483648", row.MaxConn)
 	}
-	l := Listener{Pool: route.Service, Management: row.Management, MaxConn: int(row.MaxConn)}
+	l := Listener{Pool: rest, Management: row.Management, MaxConn: int(row.MaxConn)}
 	pub := Publish{Port: int(row.Bind.Port)}
 	port := strconv.Itoa(pub.Port)
 	l.Name = "listen_" + port
@@ -323,12 +396,12 @@ func newListener(row model.Listener, route model.Route, g Globals) (Listener, Pu
 	if l.Timeout, err = duration("timeout client", row.ClientTimeout); err != nil {
 		return Listener{}, Publish{}, err
 	}
-	if row.TLS != (route.Cert != "") {
+	if row.TLS != (cert != "") {
 		return Listener{}, Publish{}, fmt.Errorf("TLS needs a certificate, and a certificate needs TLS")
 	}
 	if row.TLS {
-		if l.Cert = g.Certs[route.Cert]; l.Cert == "" {
-			return Listener{}, Publish{}, fmt.Errorf("certificate %q is not there", route.Cert)
+		if l.Cert = g.Certs[cert]; l.Cert == "" {
+			return Listener{}, Publish{}, fmt.Errorf("certificate %q is not there", cert)
 		}
 		pub.Ssl = l.Cert
 	}
@@ -346,7 +419,7 @@ func (d *Data) quotable() error {
 	words := []string{d.PidFile, d.SockFile, d.Process.User, d.Process.Group, d.Process.StateFile, d.Process.Peers, d.Management.Socket}
 	words = append(words, d.Management.Paths...)
 	for _, l := range d.Listeners {
-		words = append(words, l.Cert)
+		words = append(words, l.Cert, l.ExactMap, l.PrefixMap)
 	}
 	for _, p := range d.Management.Paths {
 		if !strings.HasPrefix(p, "/") { // with another beginning it may be an option of the acl line

@@ -3,10 +3,12 @@ package templates
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +73,7 @@ func cases() map[string]struct {
 			g.User, g.PeersSocket = "nobody", "/run/fnlb/management/peers.sock"
 			return g
 		}(), "3.0"},
+		"routes":  {routed(), func() Globals { g := sampleGlobals(); g.RunDir, g.Bundled = "/run/fnlb", "bundle"; return g }(), "2.6"},
 		"no-ipv6": {wide(), func() Globals { g := sampleGlobals(); g.IPv4Only = true; return g }(), "2.6"},
 	}
 }
@@ -91,6 +94,30 @@ func classic() model.State {
 	s.Services = append(s.Services, none)
 	s.Servers = append(s.Servers, model.Server{Service: none.Name, Name: "only", IP: netip.MustParseAddr("172.17.0.4"), Port: 80})
 	s.Listeners = append(s.Listeners, model.Listener{Bind: model.Bind{Port: 1936}, Name: "stats", Statistics: true, ClientTimeout: time.Minute})
+	return s
+}
+
+// routed has routes by host and path: on a listener with a service for the rest, and on one without and without management.
+func routed() model.State {
+	s := sample(8081, addrs("192.0.2.1:8080")...)
+	s.Listeners[0].TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	for n, algorithm := range []model.Algorithm{model.TwoRandom, model.LeastConn, model.RoundRobin, model.Source} {
+		svc := s.Services[0]
+		svc.Name, svc.Algorithm, svc.BasePath = algorithm.String(), algorithm, []string{"", "/base%20path/x", "/$'(a)", ""}[n]
+		s.Services = append(s.Services, svc)
+		s.Servers = append(s.Servers, servers(svc.Name, addrs("192.0.2.2:80")...)...)
+	}
+	alone := model.Listener{Bind: model.Bind{IP: netip.MustParseAddr("127.0.0.1"), Port: 8082}, ClientTimeout: time.Minute}
+	empty := model.Listener{Bind: model.Bind{IP: netip.MustParseAddr("127.0.0.1"), Port: 8083}, ClientTimeout: time.Minute, Routed: true}
+	s.Listeners = append(s.Listeners, alone, empty)
+	for n, pattern := range []string{"/", "example.org/a/", "/a", "example.org/{$}", "[2001:db8::1]/b;c=$d'/"} {
+		p, err := model.ParsePattern(pattern)
+		if err != nil {
+			panic(err)
+		}
+		r := model.Route{Bind: s.Listeners[n%2].Bind, Pattern: p, Service: s.Services[1+n%4].Name}
+		s.Routes = append(s.Routes, r)
+	}
 	return s
 }
 
@@ -144,8 +171,15 @@ func TestGolden(t *testing.T) {
 	for name, c := range cases() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			text := render(t, c.state, c.globals, c.version)
+			b, err := ours().Render(c.state, c.globals, abilities(t, c.version))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(b.Main)
 			golden(t, name+".cfg", text)
+			for _, file := range slices.Sorted(maps.Keys(b.Files)) {
+				golden(t, name+"."+filepath.Base(file), string(b.Files[file].Data))
+			}
 			for _, line := range strings.Split(text, "\n") {
 				if len(line) > 1800 || len(strings.Fields(line)) > 60 {
 					t.Errorf("line too long for HAProxy's limits of 2048 bytes and 64 words: %s", line)
@@ -158,7 +192,7 @@ func TestGolden(t *testing.T) {
 				if c.version == "3.0" && !h.AtLeast(3, 0) {
 					return // hash-key is not there
 				}
-				if err := h.Check(t, local(t, text)); err != nil && name != "nothing" { // HAProxy wants a listener
+				if err := h.Check(t, local(t, text, b)); err != nil && name != "nothing" { // HAProxy wants a listener
 					t.Error(err)
 				}
 			})
@@ -167,9 +201,12 @@ func TestGolden(t *testing.T) {
 }
 
 // local puts a folder of the test in place of the run directory, with the files that HAProxy reads.
-func local(t *testing.T, text string) string {
+func local(t *testing.T, text string, files ...conf.Bundle) string {
 	t.Helper()
 	dir := t.TempDir()
+	for _, b := range files {
+		writeFiles(t, dir, b)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, "certs"), 0o700); err != nil {
 		t.Fatal(err)
 	}

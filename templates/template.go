@@ -92,7 +92,7 @@ func read(name string, source []byte, fast bool) (*Template, error) {
 // Render gives the bundle of s, its map of lines and its notes among it. The text depends on nothing but the arguments. An error of
 // the template itself is an *Error.
 func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bundle, error) {
-	d, err := newData(s, g, a)
+	d, maps, err := newData(s, g, a)
 	if err != nil {
 		return conf.Bundle{}, err
 	}
@@ -109,6 +109,7 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 	}
 	b := conf.Bundle{Origin: conf.Origin{Template: t.name, Text: t.source, Lines: out.finish()}}
 	b.Main, b.Notes = translate(out.text.Bytes())
+	d.addMaps(&b, maps)
 	if d.Management.Used && !bytes.Contains(b.Main, []byte(d.Management.Socket)) {
 		b.Notes = append(b.Notes, conf.Note{
 			Reason: "it has no rule for /1/lb/…, so on the traffic port these requests go to the nodes like all others",
