@@ -33,7 +33,7 @@ func (t Target) Value() string {
 // NewTable makes the table of one listener's routes. As in Go's http.ServeMux, a redirect to the slash takes only what would not be taken
 // exactly otherwise.
 func NewTable(routes []Route) Table {
-	t := Table{Exact: map[string]Target{}, Prefix: map[string]Target{}}
+	t := Table{Exact: make(map[string]Target, len(routes)), Prefix: make(map[string]Target, len(routes))}
 	var wholes, slashes []Route
 	for _, r := range routes {
 		switch {

@@ -130,7 +130,7 @@ func (l *loop) leaves(do func(srv *model.Server, m *member)) {
 }
 
 // visible is the wanted State with its admitted servers only, each at the address that passed; what is in quarantine or in maintenance is
-// left out, and so are listeners that are barred. Names are rendered with their addresses, so that two names of one address may be one server.
+// left out, and so are listeners that are barred and routes that wait for a server. Names are rendered with their addresses, so that two names of one address may be one server.
 func (l *loop) visible() model.State {
 	st := l.unbarred(l.wanted)
 	st.Servers = nil
@@ -154,7 +154,7 @@ func (l *loop) visible() model.State {
 			return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Name, b.Name))
 		})
 	}
-	return st
+	return l.ready(st)
 }
 
 // follow starts the goroutine that resolves and probes a member until it is admitted, and a name for as long as it is wanted. What is in

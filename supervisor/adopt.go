@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -125,13 +127,37 @@ func (s *Supervisor) adopt(ctx context.Context, found process.Identity) adoption
 	var rows []runtime.ServerState
 	a.served, rows = s.servedBy(ctx, a.identity.Worker, a.inForce.text)
 	if !a.inForce.uncertain {
-		if what := disagreement(a.inForce.text, rows); what != "" && a.why == "" {
+		what := disagreement(a.inForce.text, rows)
+		if what == "" && rows != nil {
+			what = s.otherMap(ctx, a.identity.Worker, a.inForce)
+		}
+		if what != "" && a.why == "" {
 			a.why, a.inForce.uncertain = "adopted, and HAProxy was changed at run time where the files were not: "+what, true
 			return a
 		}
 		a.leaving = leftBehind(a.inForce.text, rows, time.Now())
 	}
 	return a
+}
+
+// otherMap names a map of which the worker has other entries than the file, "" where there is none: who changed it at run time was killed before
+// the files followed. A map that the worker does not show is left to the next change of it.
+func (s *Supervisor) otherMap(ctx context.Context, worker int, a *accepted) string {
+	files := a.planned().Maps()
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		has, err := s.o.Runtime.Map(ctx, worker, a.names.Of(path))
+		if err != nil {
+			s.o.Log.Warn("what the worker has of a map is not known", "map", path, "error", err)
+			continue
+		}
+		want := runtime.MapEntries(files[path])
+		slices.Sort(has)
+		slices.Sort(want)
+		if !slices.Equal(has, want) {
+			return fmt.Sprintf("map %s has other entries", filepath.Base(path))
+		}
+	}
+	return ""
 }
 
 // findWorker waits for the worker that takes new connections. One that says twice that it stops has closed its ports.

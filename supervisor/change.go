@@ -73,7 +73,7 @@ func take(ctx context.Context, r Runtime, worker int, steps []plan.Step) error {
 		case first.Kind == plan.Cert:
 			n, err = 1, r.SetCert(ctx, worker, first.File, first.Data)
 		default:
-			n, err = 1, r.SetMap(ctx, worker, first.File, first.Data)
+			n, err = 1, r.SetMap(ctx, worker, first.File, first.Was, first.Data)
 		}
 		if err != nil {
 			return err

@@ -59,6 +59,7 @@ type world struct {
 	damaged      int               // its next answers, which are cut
 	halted       map[int]bool      // processes that somebody stopped
 	continued    []int
+	maps         map[string][]string // entries by file; nil: HAProxy does not show them
 	stats        []runtime.Stat
 	counts       int // questions for Stats
 	observations int // questions for the state of servers
@@ -455,8 +456,18 @@ func (r *fakeRuntime) SetCert(_ context.Context, _ int, name string, _ []byte) e
 	return r.setFile("set ssl cert " + name)
 }
 
-func (r *fakeRuntime) SetMap(_ context.Context, _ int, name string, _ []byte) error {
+func (r *fakeRuntime) SetMap(_ context.Context, _ int, name string, _, _ []byte) error {
 	return r.setFile("commit map " + name)
+}
+
+func (r *fakeRuntime) Map(_ context.Context, _ int, name string) ([]string, error) {
+	w := (*world)(r)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.maps == nil {
+		return nil, errors.New("it does not say")
+	}
+	return slices.Clone(w.maps[name]), nil
 }
 
 func (r *fakeRuntime) setFile(what string) error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -399,7 +400,18 @@ func (f Files) sweep(b conf.Bundle) error {
 		if _, ok := b.Files[name]; ok || mentions(last, path) {
 			return nil
 		}
-		return os.Remove(path)
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		dir := filepath.Dir(path)
+		if dir == filepath.Join(f.Dir, Bundled) {
+			return nil
+		}
+		// The folder is named by a content that is gone; another file may still be there.
+		if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EEXIST) {
+			return err
+		}
+		return nil
 	})
 }
 

@@ -34,7 +34,8 @@ type Runtime interface {
 	Reload(ctx context.Context, revision string) (worker int, err error) // verified
 	Apply(ctx context.Context, worker int, changes []runtime.Change) error
 	SetCert(ctx context.Context, worker int, name string, pem []byte) error
-	SetMap(ctx context.Context, worker int, name string, data []byte) error
+	SetMap(ctx context.Context, worker int, name string, was, now []byte) error
+	Map(ctx context.Context, worker int, name string) (entries []string, err error)
 	DelServer(ctx context.Context, worker int, backend, server string) (gone bool, err error)
 	Processes(ctx context.Context) (runtime.Processes, error)
 	Serving(ctx context.Context) (p runtime.Processes, worker int, revision string, err error)

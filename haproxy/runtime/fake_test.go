@@ -252,6 +252,9 @@ func TestGarbageIsAnError(t *testing.T) {
 		if rows, err := c.Stats(t.Context(), 7); err == nil {
 			t.Errorf("%q as stats: %+v", text, rows)
 		}
+		if entries, err := c.Map(t.Context(), 7, "m.map"); err == nil && text != "\n" && text != "\n\n" {
+			t.Errorf("%q as a map: %q", text, entries)
+		}
 		if info, err := c.Info(t.Context(), 7); err == nil {
 			t.Errorf("%q as info: %+v", text, info)
 		}

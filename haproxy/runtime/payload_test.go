@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,19 +103,85 @@ func TestFiles(t *testing.T) {
 		for i := range 3000 {
 			fmt.Fprintf(&many, "/k%d  value of %d\n", i, i)
 		}
-		if err := c.SetMap(ctx, worker, entries, []byte(many.String())); err != nil {
+		if err := c.SetMap(ctx, worker, entries, nil, []byte(many.String())); err != nil {
 			t.Fatal(err)
 		}
 		want("one", "/k2999", "value of 2999")
+		has, err := c.Map(ctx, worker, entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted := MapEntries([]byte(many.String()))
+		slices.Sort(has)
+		slices.Sort(wanted)
+		if !slices.Equal(has, wanted) || len(has) != 3000 {
+			t.Errorf("%d entries, %d of them are wanted: %q", len(has), len(wanted), has[:min(len(has), 3)])
+		}
 		want("one", "/a", "none")
-		if err := c.SetMap(ctx, worker, entries, nil); err != nil {
+		if err := c.SetMap(ctx, worker, entries, nil, nil); err != nil {
 			t.Error(err)
 		}
 		want("one", "/k2999", "none")
-		if err := c.SetMap(ctx, worker, entries+"x", nil); !errors.As(err, &refused) {
+		if has, err := c.Map(ctx, worker, entries); err != nil || len(has) > 0 {
+			t.Errorf("an empty map: %q, %v", has, err)
+		}
+		// A few are changed one by one, and the worker is asked whether it has them.
+		was := []byte{}
+		for _, now := range []string{"/a one\n/b two\n", "/b three\n/c four of them\n", "/b three\n/;c four\n", "/a one\n/b two\n/a three\n", "/a one\n", ""} {
+			if err := c.SetMap(ctx, worker, entries, was, []byte(now)); err != nil {
+				t.Fatal(err)
+			}
+			has, err := c.Map(ctx, worker, entries)
+			slices.Sort(has)
+			if want := MapEntries([]byte(now)); err != nil || !slices.Equal(has, slices.Sorted(slices.Values(want))) {
+				t.Errorf("from %q to %q: %q, %v", was, now, has, err)
+			}
+			was = []byte(now)
+		}
+		if err := c.SetMap(ctx, worker, entries, []byte("/x y\n"), []byte("/x z\n")); !errors.As(err, &refused) {
+			t.Errorf("entries that are not there: %v", err)
+		}
+		if has, err := c.Map(ctx, worker, entries+"x"); err == nil {
+			t.Errorf("an unknown map: %q", has)
+		}
+		if err := c.SetMap(ctx, worker, entries+"x", nil, nil); !errors.As(err, &refused) {
 			t.Errorf("an unknown map: %v", err)
 		}
 	})
+}
+
+func TestMapChanges(t *testing.T) {
+	many := strings.Builder{}
+	for i := range fewEntries + 1 {
+		fmt.Fprintf(&many, "/%d x\n", i)
+	}
+	for _, c := range []struct {
+		was, now string
+		want     []string // nil: all are replaced
+	}{
+		{"", "", []string{}},
+		{"/a x\n/b y\n", "/b y\n# word\n\n/a\tx\n", []string{}},
+		{"/a x\n/b y\n/c z\n", "/a x\n/b z\n/d z\n", []string{"set map m /b z", "add map m /d z", "del map m /c"}},
+		{"/a x\n/a y\n", "/a x\n", nil},
+		{"/a x\n", "/a x\n/a y\n", nil},
+		{"", "/a two words\n", nil},
+		{"", "/a;b x\n", nil},
+		{"", "/'a' x\n", nil},
+		{"", many.String(), nil},
+		{many.String(), many.String() + "/a x\n", []string{"add map m /a x"}},
+	} {
+		got, ok := mapChanges("m", []byte(c.was), []byte(c.now))
+		var lines []string
+		for _, ch := range got {
+			lines = append(lines, ch.String())
+		}
+		if ok != (c.want != nil) || !slices.Equal(lines, c.want) {
+			t.Errorf("%.60q to %.60q: %q, %v", c.was, c.now, lines, ok)
+		}
+	}
+	if _, ok := mapChanges("m", nil, []byte("/a x\n")); ok {
+		t.Error("from what is not known")
+	}
 }
 
 // TestPayload: what could end a payload early, or does not fit, is not sent.

@@ -19,7 +19,8 @@ const maxPayload = 12 << 10
 // the name of the file that the worker has read, while the text names the newest one.
 type Names map[string]string
 
-func (n Names) of(path string) string {
+// Of is how the worker calls the file that the text calls path.
+func (n Names) Of(path string) string {
 	if name, ok := n[path]; ok {
 		return name
 	}
@@ -88,6 +89,23 @@ func uses(words []mention, name string) (paths []string, as use) {
 	return paths, as
 }
 
+// Maps lists the paths of the bundle's files that its text uses as maps and nothing else, with what stands in them.
+func (b Bundle) Maps() map[string][]byte {
+	out := map[string][]byte{}
+	if len(b.Files) == 0 {
+		return out
+	}
+	words := mentions(b.Text)
+	for name, f := range b.Files {
+		if paths, as := uses(words, name); as == asMap {
+			for _, path := range paths {
+				out[path] = f.Data
+			}
+		}
+	}
+	return out
+}
+
 // crt gives the place of the certificate's path in a bind line that names one of the bundle's, 0 where it names none.
 func (b Bundle) crt(words []string) (at int, name string) {
 	if words[0] != "bind" {
@@ -106,8 +124,78 @@ func (b Bundle) crt(words []string) (at int, name string) {
 	return 0, ""
 }
 
-// rotated finds the certificates that the new text has under another name at the same place: the old path by the new one. Files are named by
-// their content, so that a new certificate overwrites nothing that is in use. The texts come back with the same path at these places.
+// renamed finds the files that the new text has under another name at the same place: the old path by the new one. Files are named by
+// their content, so that a new certificate or map overwrites nothing that is in use. The text comes back with the old paths.
+func renamed(was, now Bundle) (paths map[string]string, same conf.Text) {
+	paths, same = rotated(was, now)
+	maps := renamedMaps(was, now)
+	if len(maps) == 0 {
+		return paths, same
+	}
+	same = conf.Text{Sections: slices.Clone(same.Sections)}
+	for i, s := range same.Sections {
+		cloned := false
+		for j, l := range s.Lines {
+			for k, w := range l.Words {
+				if strings.IndexByte(w, '(') < 0 {
+					continue
+				}
+				for newPath, oldPath := range maps {
+					if !strings.Contains(w, "("+newPath) {
+						continue
+					}
+					if !cloned {
+						same.Sections[i].Lines, cloned = slices.Clone(s.Lines), true
+					}
+					words := slices.Clone(same.Sections[i].Lines[j].Words)
+					words[k] = strings.ReplaceAll(words[k], "("+newPath, "("+oldPath)
+					same.Sections[i].Lines[j].Words = words
+				}
+			}
+		}
+	}
+	for newPath, oldPath := range maps {
+		paths[newPath] = oldPath
+	}
+	return paths, same
+}
+
+// renamedMaps finds a new map for an old one of the same base name. That both stand at the same places is seen when the texts are compared.
+func renamedMaps(was, now Bundle) map[string]string {
+	before, after := onlyMaps(was, now), onlyMaps(now, was)
+	out := map[string]string{}
+	for base, newPath := range after {
+		if oldPath := before[base]; newPath != "" && oldPath != "" {
+			out[newPath] = oldPath
+		}
+	}
+	return out
+}
+
+// onlyMaps gives the paths of the maps that a alone has, by base name; empty where there are several.
+func onlyMaps(a, b Bundle) map[string]string {
+	var words []mention
+	out := map[string]string{}
+	for name := range a.Files {
+		if _, both := b.Files[name]; both {
+			continue
+		}
+		if words == nil {
+			words = mentions(a.Text)
+		}
+		found, as := uses(words, name)
+		_, twice := out[path.Base(name)]
+		switch {
+		case as != asMap || len(found) != 1 || twice:
+			out[path.Base(name)] = ""
+		default:
+			out[path.Base(name)] = found[0]
+		}
+	}
+	return out
+}
+
+// rotated does it for certificates of listeners.
 func rotated(was, now Bundle) (paths map[string]string, same conf.Text) {
 	paths = map[string]string{}
 	old := map[string][]string{} // bind lines by section, in their order
@@ -155,7 +243,7 @@ func rotated(was, now Bundle) (paths map[string]string, same conf.Text) {
 	return paths, same
 }
 
-// changedFiles adds what the difference of the files takes, and says what the worker will call them; paths are those of rotated.
+// changedFiles adds what the difference of the files takes, and says what the worker will call them; paths are those of renamed.
 func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Names) {
 	gone := map[string]bool{} // paths that the new text has no more because another took their place
 	for _, old := range paths {
@@ -163,7 +251,7 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 	}
 	p.Names = Names{}
 	for path, old := range paths {
-		p.Names[path] = names.of(old)
+		p.Names[path] = names.Of(old)
 	}
 	for path, name := range names {
 		if _, other := p.Names[path]; !other && !gone[path] {
@@ -172,6 +260,7 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 	}
 	var certs, entries, reload []string
 	done := map[string]bool{}
+	var replaced map[string][]byte // maps of the old text, by path
 	var before, after []mention
 	if len(was.Files)+len(now.Files) > 0 {
 		before, after = mentions(was.Text), mentions(now.Text)
@@ -182,32 +271,41 @@ func (p *Plan) changedFiles(was, now Bundle, paths map[string]string, names Name
 		if had && bytes.Equal(o.Data, f.Data) {
 			continue
 		}
-		found, as := uses(after, name)
-		for _, path := range found {
-			_, replaces := paths[path]
+		all, as := uses(after, name)
+		for _, found := range all {
+			_, replaces := paths[found]
 			switch {
 			case as == asCert && (had || replaces) && len(f.Data) <= maxPayload:
-				if worker := p.Names.of(path); !done[worker] {
+				if worker := p.Names.Of(found); !done[worker] {
 					done[worker] = true
 					p.fileSteps = append(p.fileSteps, Step{Kind: Cert, File: worker, Data: f.Data})
 				}
 				certs = append(certs, name)
-			case as == asMap && had:
-				p.fileSteps = append(p.fileSteps, Step{Kind: Map, File: path, Data: f.Data})
-				entries = append(entries, name)
+			case as == asMap && (had || replaces):
+				old := o.Data
+				if replaces {
+					if replaced == nil {
+						replaced = was.Maps()
+					}
+					old = replaced[paths[found]]
+				}
+				p.fileSteps = append(p.fileSteps, Step{Kind: Map, File: p.Names.Of(found), Data: f.Data, Was: append([]byte{}, old...)})
+				entries = append(entries, path.Base(name))
 			default:
 				reload = append(reload, name)
 			}
 		}
-		if len(found) == 0 {
+		if len(all) == 0 {
 			reload = append(reload, name)
 		}
 	}
+	// By their own names, whatever folders they lie in: who renders them relies on the order.
+	slices.SortStableFunc(p.fileSteps, func(a, b Step) int { return strings.Compare(path.Base(a.File), path.Base(b.File)) })
 	for _, name := range slices.Sorted(maps.Keys(was.Files)) {
 		if _, still := now.Files[name]; still {
 			continue
 		}
-		if found, as := uses(before, name); as != asCert || slices.ContainsFunc(found, func(path string) bool { return !gone[path] }) {
+		if found, as := uses(before, name); as != asCert && as != asMap || slices.ContainsFunc(found, func(path string) bool { return !gone[path] }) {
 			reload = append(reload, "-"+name)
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	NotDynamic    Cause = "not-dynamic"   // the backend's algorithm takes no servers at run time
 	IDCollision   Cause = "id-collision"  // a newcomer changed another server's id, its place in the ring
 	Listeners     Cause = "listeners"
+	BackendAdded  Cause = "backend-added" // HAProxy makes no backend at run time
+	BackendGone   Cause = "backend-removed"
 	Settings      Cause = "settings"       // anything else in the text
 	ManyChanges   Cause = "many-changes"   // the steps would take longer than a reload
 	RuntimeFailed Cause = "runtime-failed" // the worker did not do what the plan took for possible
@@ -44,7 +46,14 @@ func (r Reason) String() string {
 	if len(about) > most {
 		about = append(slices.Clone(about[:most]), fmt.Sprintf("and %d more", len(about)-most))
 	}
-	return strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
+	text := strings.TrimSpace(string(r.Cause) + " " + strings.Join(about, ", "))
+	switch r.Cause {
+	case BackendAdded:
+		text += " (HAProxy makes no backend at run time)"
+	case BackendGone:
+		text += " (HAProxy deletes no backend at run time)"
+	}
+	return text
 }
 
 // Plan is what it takes: nothing, steps at run time, or a reload. A Plan without Reload may have no Steps although the texts differ:
@@ -102,7 +111,7 @@ func Read(b conf.Bundle) (Bundle, error) {
 // nothing that was read differ in comments, and one must stay the text that a worker has loaded: that is a reload.
 func Make(was, now Bundle, names Names) Plan {
 	var p Plan
-	paths, same := rotated(was, now)
+	paths, same := renamed(was, now)
 	p.changedFiles(was, now, paths, names)
 	if !bytes.Equal(was.Main, now.Main) {
 		p.compare(was.Text, same)
@@ -126,11 +135,13 @@ func (p *Plan) compare(was, now conf.Text) {
 	about := servers(pairs)
 	moved := listeners(was, now)
 	p.add(moved)
-	same := slices.Equal(rest(was), rest(now))
+	added, gone := backends(was, now), backends(now, was)
+	same := slices.Equal(rest(was, gone), rest(now, added))
+	p.add(reason(BackendAdded, added), reason(BackendGone, gone))
 	if same && moved.Cause == "" && !slices.Equal(bindLines(was), bindLines(now)) { // the same addresses, with the options of others
 		p.add(reason(Listeners, diff(bindLines(was), bindLines(now), "")))
 	}
-	if !same || moved.Cause == "" && len(about) == 0 && len(p.Changes) == 0 {
+	if !same || len(p.Reload) == 0 && len(about) == 0 && len(p.Changes) == 0 {
 		p.add(Reason{Cause: Settings})
 	}
 	p.Changes = append(about, p.Changes...)
@@ -265,10 +276,27 @@ func reason(c Cause, about []string) Reason {
 	return Reason{Cause: c, About: about}
 }
 
-// rest is the text without the servers of its backends and the addresses of its binds: what is left counts as settings.
-func rest(t conf.Text) []string {
+// backends lists those that b has and a has not.
+func backends(a, b conf.Text) (out []string) {
+	have := map[string]bool{}
+	for _, s := range a.Sections {
+		have[s.Kind+" "+s.Name] = true
+	}
+	for _, s := range b.Sections {
+		if s.Kind == "backend" && !have["backend "+s.Name] {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+// rest is the text without these backends, and without the servers of its backends and the addresses of its binds: what is left counts as settings.
+func rest(t conf.Text, less []string) []string {
 	var out []string
 	for _, s := range t.Sections {
+		if s.Kind == "backend" && len(less) > 0 && slices.Contains(less, s.Name) {
+			continue
+		}
 		out = append(out, s.Kind+" "+s.Name+" from "+s.From)
 		for _, l := range s.Lines {
 			switch {

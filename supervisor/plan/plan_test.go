@@ -46,6 +46,9 @@ func TestMake(t *testing.T) {
 	mapped := func(path string) string {
 		return edited(base, "default_backend s", "use_backend %[path,map_beg(/run/"+path+",s)]")
 	}
+	two := func(first, second string) string {
+		return edited(mapped(first), "use_backend", "use_backend %[path,map_str(/run/"+second+")] if METH_GET\n  use_backend")
+	}
 	file := func(name, data string) map[string]conf.File { return map[string]conf.File{name: {Data: []byte(data)}} }
 	edit := func(old, new string) string { return edited(base, old, new) }
 	tests := map[string]struct {
@@ -123,10 +126,28 @@ func TestMake(t *testing.T) {
 		"certificate and another port":  {was: tls("1/x.pem"), had: file("1/x.pem", "old"), text: edited(tls("2/x.pem"), ":80 ssl", ":81 ssl"), files: file("2/x.pem", "new"), want: []string{"certificate 2/x.pem", "listeners +f 127.0.0.1:81, -f 127.0.0.1:80"}},
 		"TLS begins":                    {text: tls("x.pem"), files: file("x.pem", "new"), want: []string{"files x.pem", "settings"}},
 		"map and a server": {was: mapped("m.map"), had: file("m.map", "/a s"), text: mapped("m.map") + "  server c 192.0.2.3:80 id 7\n", files: file("m.map", "/b s"), want: []string{"server-added s/c", "map m.map"}, live: true,
-			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 7 inter 3s")}, {Kind: Map, File: "/run/m.map", Data: []byte("/b s")}}},
-		"a file for both":             {was: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", had: file("m.map", "/a s"), text: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", files: file("m.map", "/b s"), want: []string{"files m.map"}},
-		"certificate":                 {text: base, files: map[string]conf.File{"certs/x.pem": {Data: []byte("x")}}, want: []string{"files certs/x.pem"}},
-		"another section, same lines": {text: edit("\nbackend s", "\nbackend t"), want: []string{"server-added t/a, t/b", "server-removed s/a, s/b", "settings"}},
+			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 7 inter 3s")}, {Kind: Map, File: "/run/m.map", Data: []byte("/b s"), Was: []byte("/a s")}}},
+		"a file for both": {was: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", had: file("m.map", "/a s"), text: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", files: file("m.map", "/b s"), want: []string{"files m.map"}},
+		"certificate":     {text: base, files: map[string]conf.File{"certs/x.pem": {Data: []byte("x")}}, want: []string{"files certs/x.pem"}},
+		"another section, same lines": {text: edit("\nbackend s", "\nbackend t"), want: []string{"server-added t/a, t/b", "server-removed s/a, s/b",
+			"backend-added t (HAProxy makes no backend at run time)", "backend-removed s (HAProxy deletes no backend at run time)"}},
+		"a backend and a setting": {text: edit("30m", "20m") + "backend t\n  balance leastconn\n", want: []string{"backend-added t (HAProxy makes no backend at run time)", "settings"}},
+		"a map under another name": {was: mapped("1/m.map"), had: file("1/m.map", "/a s"), text: mapped("2/m.map"), files: file("2/m.map", "/b s"), names: Names{"/run/1/m.map": "/run/0/m.map"},
+			want: []string{"map m.map"}, live: true, steps: []Step{{Kind: Map, File: "/run/0/m.map", Data: []byte("/b s"), Was: []byte("/a s")}}},
+		"a map under another name, and a server": {was: mapped("1/m.map") + "  server c 192.0.2.3:80 id 7\n", had: file("1/m.map", "/a s"), text: mapped("2/m.map"), files: file("2/m.map", "/b s"),
+			want: []string{"server-removed s/c", "map m.map"}, live: true, steps: []Step{
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/b s"), Was: []byte("/a s")},
+				{Kind: Remove, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 7 inter 3s")},
+			}},
+		"maps in the order of their names": {was: two("1/m.map", "9/a.map"), had: map[string]conf.File{"1/m.map": {Data: []byte("/a s")}, "9/a.map": {}}, text: two("2/m.map", "8/a.map"), files: map[string]conf.File{"2/m.map": {Data: []byte("/b s")}, "8/a.map": {Data: []byte("/c s")}},
+			want: []string{"map m.map, a.map"}, live: true, steps: []Step{
+				{Kind: Map, File: "/run/9/a.map", Data: []byte("/c s"), Was: []byte{}}, {Kind: Map, File: "/run/1/m.map", Data: []byte("/b s"), Was: []byte("/a s")},
+			}},
+		"a map under another base name": {was: mapped("1/m.map"), had: file("1/m.map", "/a s"), text: mapped("2/n.map"), files: file("2/n.map", "/b s"), want: []string{"files 2/n.map, -1/m.map", "settings"}},
+		"a map under another name, otherwise used": {was: mapped("1/m.map"), had: file("1/m.map", "/a s"), text: edited(mapped("2/m.map"), "map_beg(", "map_str("), files: file("2/m.map", "/b s"),
+			want: []string{"map m.map", "settings"}},
+		"a map instead of two": {was: two("1/m.map", "2/m.map"), had: map[string]conf.File{"1/m.map": {}, "2/m.map": {}}, text: mapped("3/m.map"), files: file("3/m.map", "/b s"),
+			want: []string{"files 3/m.map, -1/m.map, -2/m.map", "settings"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -34,6 +34,7 @@ type Step struct {
 	Value           string   // of Weight and MaxConn
 	File            string   // of Cert and Map: how the worker calls it
 	Data            []byte   // the same: what stands in it from now on; may be secret
+	Was             []byte   // of Map: what the worker has
 }
 
 // steps says how a running worker comes to the text now from one that differs in server lines only. Reasons say why it cannot.
