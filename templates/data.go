@@ -121,7 +121,7 @@ const managementName = "fnlb_management"
 const maxTime = (1<<31 - 1) * time.Millisecond
 
 // newData turns typed rows into what templates see, and refuses what could mean something else in HAProxy's text.
-func newData(s model.State, g Globals, a conf.Abilities) (Data, []mapFile, error) {
+func newData(s model.State, g Globals, a conf.Abilities, known []mapped) (Data, []mapped, error) {
 	d := Data{StatsPort: -1, PidFile: g.PidFile, SockFile: g.SockFile}
 	d.Process = Process{User: g.User, Group: g.Group, StateFile: g.StateFile, AccessLog: g.AccessLog, HashKey: a.HashKey(), PassesH2C: !a.AtLeast(3, 0), OpenSSL: a.OpenSSL, Peers: g.PeersSocket}
 	if g.HardStop != 0 {
@@ -166,7 +166,7 @@ func newData(s model.State, g Globals, a conf.Abilities) (Data, []mapFile, error
 			return Data{}, nil, fmt.Errorf("render service %q: %w", d.Pools[i].Name, err)
 		}
 	}
-	maps, err := d.addListeners(s, g, index)
+	maps, err := d.addListeners(s, g, index, known)
 	if err != nil {
 		return Data{}, nil, err
 	}
@@ -272,12 +272,12 @@ func arrange(servers []Backend) error {
 	return nil
 }
 
-func (d *Data) addListeners(s model.State, g Globals, index map[string]int) ([]mapFile, error) {
+func (d *Data) addListeners(s model.State, g Globals, index map[string]int, known []mapped) ([]mapped, error) {
 	routes, err := byListener(s.Routes)
 	if err != nil {
 		return nil, err
 	}
-	var maps []mapFile
+	var maps []mapped
 	seen := map[string]bool{}
 	for _, row := range slices.SortedFunc(slices.Values(s.Listeners), compareListeners) {
 		l, pub, err := newListener(row, routes[row.Bind].rest.Service, routes[row.Bind].cert, g)
@@ -307,11 +307,11 @@ func (d *Data) addListeners(s model.State, g Globals, index map[string]int) ([]m
 			d.Services = append(d.Services, Service{Publish: pub, Backends: p.Servers})
 		}
 		if row.Routed || len(here.others) > 0 {
-			files, err := addRoutes(&l, here.others, index, g)
+			m, err := addRoutes(&l, here.others, index, g, known)
 			if err != nil {
 				return nil, fmt.Errorf("render listener %s: %w", row.Bind, err)
 			}
-			maps = append(maps, files...)
+			maps = append(maps, m)
 			if len(l.TrustedProxies) > 0 { // a route may come to lead from here to any of them, and that is to be no reload
 				for i := range d.Pools {
 					d.Pools[i].Trusts = true
@@ -337,24 +337,36 @@ type leads struct {
 
 // byListener sorts routes out.
 func byListener(routes []model.Route) (map[model.Bind]leads, error) {
-	out := map[model.Bind]leads{}
-	seen := make(map[model.RouteKey]bool, len(routes))
-	for _, r := range routes {
-		if seen[r.Key()] {
-			return nil, fmt.Errorf("render listener %s: it has two routes %q", r.Bind, r.Pattern)
+	count := map[model.Bind]int{}
+	for i := range routes {
+		count[routes[i].Bind]++
+	}
+	out := make(map[model.Bind]leads, len(count))
+	for bind, n := range count {
+		l := leads{others: make([]model.Route, 0, n)}
+		out[bind] = l
+	}
+	var l leads
+	for i := range routes {
+		r := &routes[i]
+		if i == 0 || r.Bind != routes[i-1].Bind {
+			l = out[r.Bind]
 		}
-		seen[r.Key()] = true
-		l := out[r.Bind]
 		if l.cert != "" && r.Cert != "" && l.cert != r.Cert {
 			return nil, fmt.Errorf("render listener %s: it has two certificates", r.Bind)
 		}
 		l.cert = cmp.Or(l.cert, r.Cert)
-		if r.Match == model.Rest {
-			l.rest = r
-		} else {
-			l.others = append(l.others, r)
+		switch {
+		case r.Match != model.Rest:
+			l.others = append(l.others, *r)
+		case l.rest.Service != "":
+			return nil, fmt.Errorf("render listener %s: it has two routes for the rest", r.Bind)
+		default:
+			l.rest = *r
 		}
-		out[r.Bind] = l
+		if i+1 == len(routes) || routes[i+1].Bind != r.Bind {
+			out[r.Bind] = l
+		}
 	}
 	return out, nil
 }

@@ -366,3 +366,90 @@ func TestServeMuxDiffers(t *testing.T) {
 		}
 	})
 }
+
+// TestKnownMaps: a template that has rendered other routes before gives what a fresh one gives.
+func TestKnownMaps(t *testing.T) {
+	t.Parallel()
+	used := Builtin()
+	g := sampleGlobals()
+	g.RunDir, g.Bundled = "/run/fnlb", "bundle"
+	route := func(s model.State, pattern string) model.State {
+		p, err := model.ParsePattern(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Routes = append(slices.Clone(s.Routes), model.Route{Bind: s.Listeners[0].Bind, Pattern: p, Service: "nodes"})
+		return s
+	}
+	plain := sample(8081, addrs("192.0.2.1:80")...)
+	other := g
+	other.RunDir = "/run/other"
+	for i, c := range []struct {
+		state   model.State
+		globals Globals
+	}{
+		{route(plain, "/a"), g}, {route(plain, "/b"), g}, {route(plain, "/b"), g}, {route(plain, "/b"), other}, {plain, g}, {route(plain, "/a"), g}, {route(sample(8082), "/a"), g},
+	} {
+		got, err := used.Render(c.state, c.globals, abilities(t, "2.6"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Builtin().Render(c.state, c.globals, abilities(t, "2.6"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Revision() != want.Revision() || len(got.Files) != len(want.Files) {
+			t.Errorf("rendering %d: %d files, want %d; text\n%s", i, len(got.Files), len(want.Files), got.Main)
+		}
+	}
+}
+
+// TestRoutesRefused: what could mean something else in a map or in the text is no rendering, and a template that does not know the maps is told.
+func TestRoutesRefused(t *testing.T) {
+	t.Parallel()
+	g := sampleGlobals()
+	g.RunDir, g.Bundled = "/run/fnlb", "bundle"
+	good := model.Pattern{Path: "/a", Match: model.Prefix}
+	for name, c := range map[string]struct {
+		change func(s *model.State, r *model.Route, g *Globals)
+		want   string
+	}{
+		"a space":          {func(_ *model.State, r *model.Route, _ *Globals) { r.Path = "/a b" }, "no character of a path"},
+		"a newline":        {func(_ *model.State, r *model.Route, _ *Globals) { r.Host = "h\n/x" }, "host"},
+		"no service":       {func(_ *model.State, r *model.Route, _ *Globals) { r.Service = "none" }, "there is no service"},
+		"twice":            {func(s *model.State, r *model.Route, _ *Globals) { s.Routes = append(s.Routes, *r) }, "two routes"},
+		"the rest twice":   {func(_ *model.State, r *model.Route, _ *Globals) { r.Pattern = model.Pattern{} }, "two routes for the rest"},
+		"two certificates": {func(s *model.State, r *model.Route, _ *Globals) { r.Cert, s.Routes[0].Cert = "a", "b" }, "two certificates"},
+		"no run directory": {func(_ *model.State, _ *model.Route, g *Globals) { g.RunDir = "" }, "run directory"},
+		"a comma in it":    {func(_ *model.State, _ *model.Route, g *Globals) { g.RunDir = "/a,b" }, "run directory"},
+		"statistics": {func(s *model.State, _ *model.Route, _ *Globals) {
+			s.Listeners[0] = model.Listener{Bind: s.Listeners[0].Bind, Statistics: true, ClientTimeout: time.Minute}
+			s.Routes = s.Routes[:0]
+		}, "leads nowhere else"},
+		"no such algorithm": {func(s *model.State, _ *model.Route, _ *Globals) { s.Services[0].Algorithm = 99 }, "no algorithm"},
+		"base path":         {func(s *model.State, _ *model.Route, _ *Globals) { s.Services[0].BasePath = "/a\n" }, "base path"},
+		"factor without hash": {func(s *model.State, _ *model.Route, _ *Globals) {
+			s.Services[0].Algorithm, s.Services[0].BalanceFactor = model.TwoRandom, 125
+		}, "has none"},
+		"nothing": {func(*model.State, *model.Route, *Globals) {}, ""},
+	} {
+		s, globals := sample(8081, addrs("192.0.2.1:80")...), g
+		r := model.Route{Bind: s.Listeners[0].Bind, Pattern: good, Service: "nodes"}
+		c.change(&s, &r, &globals)
+		s.Routes = append(s.Routes, r)
+		_, err := ours().Render(s, globals, abilities(t, "2.6"))
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	s := sample(8081, addrs("192.0.2.1:80")...)
+	s.Routes = append(s.Routes, model.Route{Bind: s.Listeners[0].Bind, Pattern: good, Service: "nodes"})
+	own, err := Parse("own.tmpl", []byte("frontend f\n  bind :80\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := own.Render(s, g, abilities(t, "2.6"))
+	if err != nil || len(b.Files) > 0 || len(b.Notes) != 2 || !strings.Contains(b.Notes[0].Reason, "lead nowhere") {
+		t.Errorf("a template that does not know the maps: %v, %d files, %+v", err, len(b.Files), b.Notes)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	_ "embed" // the built-in template
 	"fmt"
+	"sync"
 	"text/template"
 	"time"
 
@@ -42,6 +43,9 @@ type Template struct {
 	fast   bool
 	loops  []serverLoop
 	limits limits
+
+	mu    sync.Mutex
+	known []mapped // of the last rendering
 }
 
 // Builtin is the template that fnlb brings along.
@@ -92,10 +96,16 @@ func read(name string, source []byte, fast bool) (*Template, error) {
 // Render gives the bundle of s, its map of lines and its notes among it. The text depends on nothing but the arguments. An error of
 // the template itself is an *Error.
 func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bundle, error) {
-	d, maps, err := newData(s, g, a)
+	t.mu.Lock()
+	known := t.known
+	t.mu.Unlock()
+	d, maps, err := newData(s, g, a, known)
 	if err != nil {
 		return conf.Bundle{}, err
 	}
+	t.mu.Lock()
+	t.known = maps
+	t.mu.Unlock()
 	run, err := t.text.Clone()
 	if err != nil {
 		return conf.Bundle{}, err
@@ -109,7 +119,7 @@ func (t *Template) Render(s model.State, g Globals, a conf.Abilities) (conf.Bund
 	}
 	b := conf.Bundle{Origin: conf.Origin{Template: t.name, Text: t.source, Lines: out.finish()}}
 	b.Main, b.Notes = translate(out.text.Bytes())
-	d.addMaps(&b, maps)
+	addMaps(&b, maps)
 	if d.Management.Used && !bytes.Contains(b.Main, []byte(d.Management.Socket)) {
 		b.Notes = append(b.Notes, conf.Note{
 			Reason: "it has no rule for /1/lb/…, so on the traffic port these requests go to the nodes like all others",
