@@ -212,7 +212,7 @@ func parseSQLite(rest string) (Address, error) {
 	a := Address{kind: SQLite, file: file, query: values}
 	switch file {
 	case "":
-		return Address{}, errors.New("no file for the database: write sqlite3://FILE, such as sqlite3:///var/lib/fnlb/nodes.db, or sqlite3://:memory:")
+		return Address{}, errors.New("no file for the database: write sqlite3://FILE, such as sqlite3:///var/lib/fnlb/nodes.db, or sqlite3://:memory: for none")
 	case ":memory:":
 		return Address{kind: Memory}, nil
 	}

@@ -63,6 +63,13 @@ func (b *bench) update(key, value string) error {
 	return b.Update(b.t.Context(), key, storetest.Put(key, value).Change)
 }
 
+func (b *bench) must(key, value string) {
+	b.t.Helper()
+	if err := b.update(key, value); err != nil {
+		b.t.Errorf("update %s: %v", key, err)
+	}
+}
+
 func (b *bench) has(want string) {
 	b.t.Helper()
 	var list []string
@@ -102,7 +109,7 @@ func TestGroups(t *testing.T) {
 		mine := errors.New("mine")
 		b.db.Hang(false)
 		var all sync.WaitGroup
-		all.Go(func() { b.update("n/first", "1") })
+		all.Go(func() { b.must("n/first", "1") })
 		synctest.Wait()
 		for i := range 50 {
 			all.Go(func() {
@@ -406,14 +413,14 @@ func TestViews(t *testing.T) {
 			}
 		}
 		told()
-		b.update("n/1", "1")
+		b.must("n/1", "1")
 		if !told() {
 			t.Error("a change was not told")
 		}
 		was := b.view.Records()
-		b.update("m/1", "1")
-		b.update("o/1", "1")
-		b.update("n/1", "1")
+		b.must("m/1", "1")
+		b.must("o/1", "1")
+		b.must("n/1", "1")
 		if told() {
 			t.Error("changes of other kinds were told")
 		}

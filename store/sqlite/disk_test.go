@@ -137,7 +137,11 @@ func TestRightsMissing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer os.RemoveAll(top)
+			t.Cleanup(func() {
+				if err := os.RemoveAll(top); err != nil {
+					t.Error(err)
+				}
+			})
 			made := filled(t, 1)
 			path := filepath.Join(top, "folder", "nodes.db")
 			if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {

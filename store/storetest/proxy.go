@@ -120,7 +120,7 @@ func (p *Proxy) lose(client, server net.Conn) {
 	p.deaf = ""
 	p.mu.Unlock()
 	client.Close() // the other direction cannot write any more; it ends after the answer has come, or with the server's end
-	io.Copy(io.Discard, server)
+	io.Copy(io.Discard, server) //nolint:errcheck // until it ends, however
 }
 
 // LoseAnswer cuts the next connection that sends the text, in small letters, after the server has got it.

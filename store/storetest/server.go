@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,7 +67,7 @@ func StopShared() {
 	for _, k := range []*kind{postgres, mariadb} {
 		if k.shared != nil {
 			k.shared.stop()
-			os.RemoveAll(k.shared.dir)
+			os.RemoveAll(k.shared.dir) //nolint:errcheck // below /tmp
 		}
 	}
 }
@@ -94,7 +95,11 @@ func (k *kind) own(t testing.TB, fsync bool) *Server {
 	if err != nil {
 		t.Fatalf("make a folder for %s: %v; test/install-tools.sh packages installs it", k.name, err)
 	}
-	t.Cleanup(func() { os.RemoveAll(s.dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Error(err)
+		}
+	})
 	s.Start(t)
 	t.Cleanup(s.stop)
 	return s
@@ -159,7 +164,7 @@ func (s *Server) start() error {
 		if err == nil {
 			return nil
 		}
-		if time.Now().After(deadline) || !s.alive() {
+		if time.Now().After(deadline) || !alive(s.cmd.Process.Pid) {
 			said, _ := os.ReadFile(s.log())
 			s.stop()
 			return fmt.Errorf("%w: %s", err, said)
@@ -168,9 +173,9 @@ func (s *Server) start() error {
 	}
 }
 
-// alive tells whether it has not ended; who has is a zombie until we wait.
-func (s *Server) alive() bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+// alive tells whether a process has not ended; who has is a zombie until somebody waits.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
@@ -190,18 +195,21 @@ func (s *Server) stop() {
 		return
 	}
 	s.signal(syscall.SIGCONT)
-	s.cmd.Process.Signal(s.kind.stop)
+	s.cmd.Process.Signal(s.kind.stop) //nolint:errcheck // it may have ended
 	ended := time.AfterFunc(time.Minute, func() { s.signal(syscall.SIGKILL) })
-	s.cmd.Wait()
+	s.cmd.Wait() //nolint:errcheck // how it ended does not matter
 	ended.Stop()
 	s.cmd = nil
 }
 
 // Kill ends it, and all processes of it, at once.
 func (s *Server) Kill() {
-	s.signal(syscall.SIGKILL)
-	s.cmd.Wait()
+	pids := s.signal(syscall.SIGKILL)
+	s.cmd.Wait() //nolint:errcheck // it was killed
 	s.cmd = nil
+	for deadline := time.Now().Add(limit); slices.ContainsFunc(pids, alive) && time.Now().Before(deadline); { // they hold its memory
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // Pause has none of its processes run until Continue.
@@ -221,18 +229,26 @@ func (s *Server) Wipe(t testing.TB) {
 	}
 }
 
-// signal reaches the server before its children, so that it makes no more.
-func (s *Server) signal(sig syscall.Signal) {
+// signal reaches all its processes; first the server is stopped, so that it makes no more of them meanwhile.
+func (s *Server) signal(sig syscall.Signal) (pids []int) {
 	if s.cmd == nil {
-		return
+		return nil
 	}
-	for pids := []int{s.cmd.Process.Pid}; len(pids) > 0; pids = pids[1:] {
-		syscall.Kill(pids[0], sig)
-		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[0], pids[0]))
+	pids = []int{s.cmd.Process.Pid}
+	for i := 0; i < len(pids); i++ {
+		syscall.Kill(pids[i], syscall.SIGSTOP) //nolint:errcheck // one that has ended meanwhile
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[i], pids[i]))
+		if err != nil {
+			continue
+		}
 		for _, f := range strings.Fields(string(children)) {
 			if pid, err := strconv.Atoi(f); err == nil {
 				pids = append(pids, pid)
 			}
 		}
 	}
+	for _, pid := range pids {
+		syscall.Kill(pid, sig) //nolint:errcheck // one that has ended meanwhile
+	}
+	return pids
 }

@@ -182,7 +182,8 @@ func killed(t *testing.T, url string) (lines []string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	never := time.AfterFunc(2*limit, func() { cmd.Process.Kill() })
+	kill := func() { cmd.Process.Kill() } //nolint:errcheck // it may have ended
+	never := time.AfterFunc(2*limit, kill)
 	defer never.Stop()
 	reader := bufio.NewReader(out)
 	for {
@@ -191,7 +192,7 @@ func killed(t *testing.T, url string) (lines []string) {
 			break
 		}
 		if lines = append(lines, strings.TrimSuffix(line, "\n")); len(lines) == 1 {
-			time.AfterFunc(time.Duration(rand.IntN(60))*time.Millisecond, func() { cmd.Process.Kill() })
+			time.AfterFunc(time.Duration(rand.IntN(60))*time.Millisecond, kill)
 		}
 	}
 	if err := cmd.Wait(); err == nil || len(lines) == 0 {
