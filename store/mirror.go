@@ -118,7 +118,7 @@ func (r *request) settle(err error) {
 func (r *request) fail(err error) {
 	r.mu.Lock()
 	if r.unsure && !errors.Is(err, ErrUnknown) {
-		err = fmt.Errorf("%w: %w", err, ErrUnknown)
+		err = fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	r.mu.Unlock()
 	r.settle(&Away{err})

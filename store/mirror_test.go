@@ -184,7 +184,7 @@ func TestHang(t *testing.T) {
 				if err := b.update("n/1", "1"); err != nil {
 					t.Fatal(err)
 				}
-				synctest.Wait() // until what was written is read again: else that read may be what hangs, and the change is never sent
+				synctest.Wait() // what was written is read again
 				b.db.Hang(deaf)
 				d := took(func() {
 					err := b.update("n/1", "2")

@@ -242,7 +242,7 @@ func (r *runner) batch(ctx context.Context, db DB) error {
 func (r *runner) failed(batch []*request, err error) {
 	silent := errors.Is(err, errSilent)
 	if silent {
-		err = fmt.Errorf("%w: %w", err, ErrUnknown)
+		err = fmt.Errorf("%w: %w", ErrUnknown, err)
 		r.most = max(1, len(batch)/2) // it may have been too much at once
 	}
 	var again []*request
@@ -324,6 +324,9 @@ func (r *runner) restore(ctx context.Context, db DB, known []Record) error {
 
 // goAway has changes refused until the database is back, those that wait for it first.
 func (r *runner) goAway(err error) {
+	if errors.Is(err, ErrUnknown) { // that is about one batch
+		err = errors.New(strings.Replace(err.Error(), ErrUnknown.Error()+": ", "", 1))
+	}
 	m := r.m
 	away := &Away{err}
 	m.mu.Lock()

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/fnlb/fnlb/store"
@@ -20,10 +21,20 @@ func opener(t testing.TB, url string) func(context.Context) (store.DB, error) {
 	return func(ctx context.Context) (store.DB, error) { return postgres.Open(ctx, a) }
 }
 
+// TestSuite has a schema for each test: databases take much longer to make.
 func TestSuite(t *testing.T) {
 	s := storetest.SharedPostgres(t)
+	database := s.Database(t)
+	schemas := 0
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		name := s.Database(t)
-		return storetest.Fixture{Open: opener(t, s.URL(name, nil)), SQL: func(statements string) error { return s.SQL(name, statements) }}
+		schemas++
+		schema := fmt.Sprintf("schema%d", schemas)
+		if err := s.SQL(database, "CREATE SCHEMA "+schema); err != nil {
+			t.Fatal(err)
+		}
+		return storetest.Fixture{
+			Open: opener(t, s.URL(database, nil)+"&search_path="+schema),
+			SQL:  func(statements string) error { return s.SQL(database, "SET search_path = "+schema+"; "+statements) },
+		}
 	})
 }

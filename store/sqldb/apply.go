@@ -74,11 +74,15 @@ func (d *DB) try(ctx context.Context, edits []store.Edit, errs []error, single b
 		return bad, err
 	}
 	committed = true
-	if err := tx.Commit(); err != nil {
-		return -1, fmt.Errorf("%w: %w", store.ErrUnknown, err)
+	err = tx.Commit()
+	if err == nil {
+		err = d.still() // else it went into a file that is gone
 	}
-	if err := d.still(); err != nil { // then it went into a file that is gone
-		return -1, fmt.Errorf("%w: %w", store.ErrUnknown, err)
+	if err != nil && len(edits) > 0 {
+		err = fmt.Errorf("%w: %w", store.ErrUnknown, err)
+	}
+	if err != nil {
+		return -1, err
 	}
 	merge(errs, refusals)
 	return -1, nil

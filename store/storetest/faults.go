@@ -103,23 +103,31 @@ func paused(t *testing.T, s *site) { silent(t, s, s.s.Pause, s.s.Continue) }
 // answerLost: the connection is cut at the commit. Each change is made, once.
 func answerLost(t *testing.T, s *site) {
 	m, v := mirror(t, s.f)
-	done := 0
+	Update(t, m, "n/1", "0") // nothing but changes commits from now on
+	done, unknown := 0, 0
 	for range 5 {
-		s.proxy.LoseAnswer("commit")
+		s.proxy.LoseAnswer(s.s.kind.commit)
 		err := m.Update(t.Context(), "n/1", func(old []byte) ([]byte, error) { return fmt.Append(nil, length(old)+1), nil })
 		switch {
 		case err == nil:
 			done++
-		case isAway(err): // a machine that is busy for seconds
-			t.Skipf("the database could not be reached again in time: %v", err)
+		case isAway(err): // on a machine that is busy for seconds it may not be reached again in time
+			t.Logf("nobody knows: %v", err)
+			unknown++
 		default:
 			t.Fatal(err)
 		}
-		// Another connection at once is for those that lived.
 		Until(t, v, "the database", func() bool { _, away := m.Standing(); return away == nil })
 	}
-	if got := fmt.Sprintf("%s", s.records(t)); got != fmt.Sprintf("[{n/1 %d}]", done) {
-		t.Errorf("after %d changes the database has %s", done, got)
+	if s.proxy.Lost() == 0 {
+		t.Error("no answer was lost")
+	}
+	var value []byte
+	if is := s.records(t); len(is) > 0 {
+		value = is[0].Value
+	}
+	if n := length(value); n < done || n > done+unknown {
+		t.Errorf("after %d changes, and %d of which nobody knows, the database has %d", done, unknown, n)
 	}
 }
 

@@ -23,9 +23,10 @@ var mariadb = &kind{
 		}
 		return s.command("/usr/sbin/mariadbd", args...)
 	},
-	ready: func(s *Server) error { return s.SQL("mysql", "SELECT 1") },
-	stop:  syscall.SIGTERM,
-	admin: "mysql",
+	ready:  func(s *Server) error { return s.SQL("mysql", "SELECT 1") },
+	stop:   syscall.SIGTERM,
+	admin:  "mysql",
+	commit: "commit",
 	ask: func(s *Server, database string) *exec.Cmd {
 		return s.command("/usr/bin/mariadb", "--no-defaults", "--batch", "--skip-column-names", "--socket="+s.Socket, "--user=root", "--database="+database)
 	},

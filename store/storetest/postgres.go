@@ -33,9 +33,10 @@ var postgres = &kind{
 		}
 		return s.command(bin+"/postgres", args...)
 	},
-	ready: func(s *Server) error { return s.SQL("postgres", "SELECT 1") },
-	stop:  syscall.SIGINT,
-	admin: "postgres",
+	ready:  func(s *Server) error { return s.SQL("postgres", "SELECT 1") },
+	stop:   syscall.SIGINT,
+	admin:  "postgres",
+	commit: "commit\x00", // not "read committed"
 	ask: func(s *Server, database string) *exec.Cmd {
 		return s.command("/usr/bin/psql", "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-U", "postgres", "-d", database)
 	},

@@ -21,6 +21,7 @@ type Proxy struct {
 	refuse bool
 	stall  chan struct{} // closed when bytes flow again; nil while they do
 	deaf   string        // the answers after a request with this in it are lost, and the connection then
+	lost   int
 	closed bool
 }
 
@@ -118,8 +119,9 @@ func (p *Proxy) copy(from, to net.Conn, request bool) {
 func (p *Proxy) lose(client, server net.Conn) {
 	p.mu.Lock()
 	p.deaf = ""
+	p.lost++
 	p.mu.Unlock()
-	client.Close() // the other direction cannot write any more; it ends after the answer has come, or with the server's end
+	client.Close()              // the other direction cannot write any more; it ends after the answer has come, or with the server's end
 	io.Copy(io.Discard, server) //nolint:errcheck // until it ends, however
 }
 
@@ -128,6 +130,13 @@ func (p *Proxy) LoseAnswer(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deaf = text
+}
+
+// Lost says how many answers were.
+func (p *Proxy) Lost() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
 }
 
 // Cut ends all connections.

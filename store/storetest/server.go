@@ -34,14 +34,15 @@ type Server struct {
 
 // kind is what differs between servers.
 type kind struct {
-	name  string
-	make  func(s *Server) error // fills the folder
-	start func(s *Server) *exec.Cmd
-	ready func(s *Server) error
-	stop  syscall.Signal
-	admin string // a database that is always there
-	ask   func(s *Server, database string) *exec.Cmd
-	url   func(s *Server, database string, proxy *Proxy) string
+	name   string
+	make   func(s *Server) error // fills the folder
+	start  func(s *Server) *exec.Cmd
+	ready  func(s *Server) error
+	stop   syscall.Signal
+	admin  string // a database that is always there
+	commit string // what a client sends to commit, in small letters
+	ask    func(s *Server, database string) *exec.Cmd
+	url    func(s *Server, database string, proxy *Proxy) string
 
 	once   sync.Once
 	shared *Server
@@ -122,7 +123,10 @@ func (k *kind) create(fsync bool) (*Server, error) {
 			}
 		}
 	}
-	return s, k.make(s)
+	if err := k.make(s); err != nil {
+		return s, err
+	}
+	return s, s.run("/bin/cp", "-a", filepath.Join(dir, "data"), filepath.Join(dir, "fresh")) // for Wipe: it is much faster
 }
 
 // command makes one that runs as nobody, knows nothing of our environment, and ends with us.
@@ -221,10 +225,11 @@ func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
 // Wipe has it start with a fresh folder. It must be stopped.
 func (s *Server) Wipe(t testing.TB) {
 	t.Helper()
-	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+	data := filepath.Join(s.dir, "data")
+	if err := os.RemoveAll(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.kind.make(s); err != nil {
+	if err := s.run("/bin/cp", "-a", filepath.Join(s.dir, "fresh"), data); err != nil {
 		t.Fatal(err)
 	}
 }
