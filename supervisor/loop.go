@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -80,13 +81,16 @@ type loop struct {
 	cannotContinue        bool      // it was told that this process cannot be told to go on
 
 	// The files that HAProxy would read.
-	mending   bool
-	mendAt    time.Time
-	stamps    map[string]stamp // of those that are right; never changed
-	gone      string           // what of the run directory was missing at the last look
-	reopened  bool             // its master was made to reload for that
-	unmended  string           // why they are not right; "" they are
-	tampering flaps
+	mending     bool
+	mendAt      time.Time
+	mendBegan   time.Time
+	undisturbed atomic.Pointer[undisturbed] // for glance
+	alarm       chan struct{}               // something is not
+	stamps      map[string]stamp            // of those that are right; never changed
+	gone        string                      // what of the run directory was missing at the last look
+	reopened    bool                        // its master was made to reload for that
+	unmended    string                      // why they are not right; "" they are
+	tampering   flaps
 
 	stopAt   time.Time
 	stopping bool // the stop task runs
@@ -124,7 +128,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	l := &loop{
 		s: s, ctx: own, reports: make(chan func()),
 		members: map[model.ServerKey]*member{}, quarantined: map[model.ServerKey]quarantined{}, barred: map[model.Bind]*barred{}, probes: make(chan struct{}, max(1, s.o.Probes)), lookups: make(chan struct{}, min(maxLookups, max(1, s.o.Probes/2))),
-		heard: make(chan struct{}, 1), renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
+		heard: make(chan struct{}, 1), alarm: make(chan struct{}, 1), renderer: s.o.Renderer, phase: model.Starting, counters: newCounters(), changed: true, abilities: s.o.Abilities,
 		haproxy: model.HAProxyStatus{Version: s.o.Abilities.Version},
 	}
 	defer l.tasks.Wait()
@@ -145,6 +149,7 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 	}
 
 	l.listen()
+	l.glance()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	soft, atOnce := ctx.Done(), hard.Done()
@@ -168,6 +173,8 @@ func (s *Supervisor) Run(ctx, hard context.Context) error {
 			report()
 		case err := <-s.o.Process.Exited():
 			l.died(err)
+		case <-l.alarm:
+			l.mendSoon()
 		case <-l.heard:
 			l.hear()
 		case <-soft:

@@ -17,8 +17,8 @@ import (
 	"github.com/fnlb/fnlb/model"
 )
 
-// mendEvery is the time between two looks at the files that HAProxy would read. A look costs one lstat for each.
-const mendEvery = time.Second
+// mendEvery is the time between two looks at the files that HAProxy would read, when no glance has found them disturbed.
+const mendEvery = 20 * time.Second
 
 // stamp tells two versions of a file apart without reading it. The zero value is no file.
 type stamp struct {
@@ -107,12 +107,13 @@ type mending struct {
 	errs    []error
 	gone    string // what of the run directory is missing; "" nothing
 	rebuilt bool
-	stopped int // a process of HAProxy that somebody stopped; 0 none
+	frozen  string // file that must be there; "" none
+	stopped int    // a process of HAProxy that somebody stopped; 0 none
 }
 
 // mend looks at the files in a task. It excludes applies, which change them.
 func (l *loop) mend(now time.Time) {
-	l.mending, l.mendAt = true, now.Add(mendEvery)
+	l.mending, l.mendBegan, l.mendAt = true, now, now.Add(mendEvery)
 	s, inForce, stamps, before, worker, master, lastState := l.s, l.accepted, l.stamps, l.gone != "", l.haproxy.Worker, l.haproxy.Master, l.observed.raw
 	frozen := l.frozen
 	if l.unnoted != "" {
@@ -120,9 +121,13 @@ func (l *loop) mend(now time.Time) {
 	}
 	l.task(func(context.Context) func() {
 		m := s.mend(inForce, frozen, stamps, before, master, lastState)
+		if frozen != nil {
+			m.frozen = s.o.Files.Frozen()
+		}
 		m.stopped = s.stoppedOf(worker, master)
 		return func() {
 			l.mending = false
+			l.undisturbed.Store(&undisturbed{m.stamps, m.frozen, worker, master})
 			l.mended(m)
 		}
 	})
@@ -178,6 +183,9 @@ func (l *loop) mended(m mending) {
 	now := time.Now()
 	log := l.s.o.Log
 	l.stamps = m.stamps
+	if m.gone != "" || len(m.errs) > 0 { // it may be lasting, and no glance would tell
+		l.mendAt = l.mendBegan.Add(glanceEvery)
+	}
 	if m.stopped != 0 && l.halted == 0 && l.silences == 0 { // who serves nobody is not left to the next observation
 		l.observeAt = now
 	}
@@ -214,6 +222,13 @@ func (l *loop) mended(m mending) {
 		l.keep(model.Apply{Revision: l.applied, At: now, Method: model.Mended, Reasons: m.done, Causes: []string{"somebody"}})
 	case begins:
 		log.Warn("somebody goes on changing files of ours, it is told once a minute", "what", m.done)
+	}
+}
+
+// mendSoon arranges a look at the files, at most one each second.
+func (l *loop) mendSoon() {
+	if at := l.mendBegan.Add(glanceEvery); at.Before(l.mendAt) {
+		l.mendAt = at
 	}
 }
 

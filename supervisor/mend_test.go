@@ -42,7 +42,7 @@ func TestMend(t *testing.T) {
 					t.Fatal(err)
 				}
 				mended++
-				w.after(2 * mendEvery)
+				w.after(2 * glanceEvery)
 				if got := read(path); got != ours[i] {
 					t.Errorf("%s %s: %q", what, path, got)
 				}
@@ -101,7 +101,7 @@ func TestMendFails(t *testing.T) {
 		if err := os.Remove(own); err != nil {
 			t.Fatal(err)
 		}
-		w.after(2 * mendEvery)
+		w.after(2 * glanceEvery)
 		if st := w.s.Status(); len(st.Problems) != 0 || len(st.Degraded) != 0 {
 			t.Errorf("degraded %v", st.Degraded)
 		}

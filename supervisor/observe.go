@@ -74,6 +74,7 @@ func (l *loop) observe() {
 func (l *loop) lookNow() {
 	l.observeAt = time.Now()
 	l.pace.stir(l.observeAt, actStirs)
+	l.mendSoon() // what is to be found undisturbed is another thing
 }
 
 // hear reacts to lines in HAProxy's log. To one that gives no answer they change nothing: it is asked seldom, with a reason.

@@ -170,7 +170,7 @@ func TestStoppedAtRest(t *testing.T) {
 		w.put("a=10.0.0.1:80")
 		w.after(time.Minute)
 		w.set(func() { w.halted[w.worker] = true })
-		w.after(mendEvery + stoppedAgain + observeLeast)
+		w.after(glanceEvery + stoppedAgain + observeLeast)
 		var told []int
 		w.set(func() { told = w.continued })
 		if len(told) != 1 {
