@@ -86,7 +86,7 @@ func (l *lister) list(ctx context.Context) (map[string]line, error) {
 	next := make(map[uint64]entry, len(l.last))
 	lines := make(map[string]line, len(l.last))
 	err = elements(resp.Body, l.buf, func(element []byte) error {
-		sum := maphash.Bytes(l.seed, element)
+		sum := l.sum(element)
 		e, known := l.last[sum]
 		if !known {
 			var c container.Summary
@@ -105,6 +105,29 @@ func (l *lister) list(ctx context.Context) (map[string]line, error) {
 	l.last = next
 	return lines, nil
 }
+
+// sum is the hash of what the list says of a container, but for how long it has been up: that changes each minute, and nobody needs it.
+func (l *lister) sum(element []byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(l.seed)
+	for {
+		before, status, found := bytes.Cut(element, upFor)
+		_, _ = h.Write(before) // it never fails
+		if !found {
+			return h.Sum64()
+		}
+		// Inside a string the quotes of upFor would be escaped, so that this is the value of a field; of which one is no matter.
+		end := bytes.IndexByte(status, '"')
+		if end < 0 {
+			end = len(status)
+		}
+		_, _ = h.Write(upFor)
+		_, _ = h.WriteString(healthOf(string(status[:end])))
+		element = status[end:]
+	}
+}
+
+var upFor = []byte(`"Status":"Up `)
 
 // refusal is the error that the engine tells.
 func refusal(resp *http.Response) error {

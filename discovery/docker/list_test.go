@@ -199,6 +199,30 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestSameContainer: which differences of an element count.
+func TestSameContainer(t *testing.T) {
+	t.Parallel()
+	l := newLister("unix:///run/docker.sock", "1.45")
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{
+		{`{"Id":"1","Status":"Up 5 minutes"}`, `{"Id":"1","Status":"Up 3 hours"}`, true},
+		{`{"Id":"1","Status":"Up 5 minutes"}`, `{"Id":"2","Status":"Up 5 minutes"}`, false},
+		{`{"Id":"1","Status":"Up 5 minutes","X":1}`, `{"Id":"1","Status":"Up 5 minutes","X":2}`, false},
+		{`{"Id":"1","Status":"Up 5 minutes (healthy)"}`, `{"Id":"1","Status":"Up 6 minutes (healthy)"}`, true},
+		{`{"Id":"1","Status":"Up 5 minutes (healthy)"}`, `{"Id":"1","Status":"Up 5 minutes (unhealthy)"}`, false},
+		{`{"Id":"1","Status":"Up 5 minutes"}`, `{"Id":"1","Status":"Exited (0) 5 minutes ago"}`, false},
+		{`{"Id":"1","Health":{"Status":"healthy"}}`, `{"Id":"1","Health":{"Status":"unhealthy"}}`, false},
+		{`{"Id":"1","Labels":{"a":"\"Status\":\"Up 1"}}`, `{"Id":"1","Labels":{"a":"\"Status\":\"Up 2"}}`, false},
+		{`{"Status":"Up `, `{"Status":"Up x`, true},
+	} {
+		if same := l.sum([]byte(tt.a)) == l.sum([]byte(tt.b)); same != tt.same {
+			t.Errorf("%s and %s: the same %v", tt.a, tt.b, same)
+		}
+	}
+}
+
 // TestWhoLists: with TLS the client lists, else we do, by the path that the host names.
 func TestWhoLists(t *testing.T) {
 	for host, want := range map[string]string{
