@@ -102,9 +102,9 @@ func (w *world) looks(d time.Duration) int {
 	return after - before
 }
 
-// TestLines: HAProxy is looked at when its log has a line, at most four times a second, and seldom else; what no line tells is found
+// TestLinesTellWhenToLook: HAProxy is looked at when its log has a line, at most four times a second, and seldom else; what no line tells is found
 // all the same, and then lines are not relied upon.
-func TestLines(t *testing.T) {
+func TestLinesTellWhenToLook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
