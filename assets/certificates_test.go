@@ -169,7 +169,7 @@ func TestChanged(t *testing.T) {
 		}
 		change()
 		expect(when, true)
-		c.Use(file)
+		_, _ = c.Use(file)
 		expect("seen: "+when, when == "gone")
 	}
 	write(t, file, []byte("no PEM"))

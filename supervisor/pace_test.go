@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -105,12 +104,9 @@ func (w *world) looks(d time.Duration) int {
 // TestLinesTellWhenToLook: HAProxy is looked at when its log has a line, at most four times a second, and seldom else; what no line tells is found
 // all the same, and then lines are not relied upon.
 func TestLinesTellWhenToLook(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	inBubble(t, func(w *world) {
 		say := w.hears()
 		w.run()
-		defer w.stop()
 		w.put("a=10.0.0.1:80")
 		w.after(time.Second)
 		if h := w.health(); h != "a:up" {
@@ -161,12 +157,9 @@ func TestLinesTellWhenToLook(t *testing.T) {
 
 // TestStoppedAtRest: who stops HAProxy while nothing happens is noticed within a second, though it is looked at less often.
 func TestStoppedAtRest(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+	inBubble(t, func(w *world) {
 		w.hears()
 		w.run()
-		defer w.stop()
 		w.put("a=10.0.0.1:80")
 		w.after(time.Minute)
 		w.set(func() { w.halted[w.worker] = true })
