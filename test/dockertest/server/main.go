@@ -63,7 +63,8 @@ func run() error {
 	port := flag.Uint("port", 8080, "`port` to listen on")
 	name := flag.String("name", host, "`name` in the answers")
 	after := flag.Duration("listen-after", 0, "how long it does not listen yet")
-	term := flag.String("on-term", "finish", "what SIGTERM does: close (ends at once), finish (no new connections, running requests end), ignore")
+	term := flag.String("on-term", "finish", "what SIGTERM does: close (ends at once), finish (no new connections, idle ones are closed, running requests end), linger (as finish, but first it goes on as before for the time of -linger), ignore")
+	linger := flag.Duration("linger", time.Second, "see -on-term")
 	flag.Parse()
 	// From the first moment on: the kernel drops signals for a process 1 that has no handler.
 	signals := make(chan os.Signal, 1)
@@ -86,6 +87,9 @@ func run() error {
 		case "ignore":
 		case "close":
 			return nil
+		case "linger":
+			time.Sleep(*linger)
+			return server.Shutdown(context.Background())
 		default:
 			return server.Shutdown(context.Background())
 		}
