@@ -227,6 +227,10 @@ func setLimits(c *call, child bool, log *slog.Logger) (files uint64, err error) 
 	if err != nil {
 		return 0, err
 	}
+	if child && files < process.EnoughFiles {
+		log.Warn("so few open files are allowed that HAProxy may refuse reloads, which need more than a start", "limit", files,
+			"mend", "raise the limit (ulimit -n, docker run --ulimit nofile=, LimitNOFILE=)")
+	}
 	memory, err := process.MemoryLimit()
 	if err != nil {
 		return 0, err

@@ -15,8 +15,10 @@ const (
 	// With less HAProxy does not start, whatever its text: "Cannot raise FD limit to 238" (2.6), 249 (3.0), 246 (3.2), and up to three more
 	// for each thread. The exact number is its own to tell.
 	leastFiles = 238
-	// What memory alone makes of it: a small memory limit with many cores must not keep HAProxy from starting.
-	fewFiles = 256
+	// EnoughFiles is what HAProxy can be reloaded with as well: that takes more than a start, for the ports that are handed over, and is
+	// refused else ("Cannot raise FD limit to 257" of a 3.0 that had started with 256 and one port). It is also the least that memory alone
+	// makes of the limit: a small memory limit with many cores must not keep HAProxy from starting.
+	EnoughFiles = 320
 	// A busy connection costs HAProxy a buffer of 16 KiB and about 1 KiB of state on each side, and each side is one descriptor.
 	// Measured per descriptor: idle clients 1.2 KiB, requests that wait for a server 2.5 KiB, requests stuck with full buffers 12.5 KiB
 	// (3.0, 3.2) to 26.5 KiB (2.6), so that the worst still fits. The kernel's own socket buffers are bounded apart (tcp_mem).
@@ -59,7 +61,7 @@ func fileLimit(hard, memory uint64) (uint64, error) {
 	if memory < leastMemory {
 		return 0, fmt.Errorf("limit on memory: %d MiB are too few for HAProxy and its reloads, which need %d MiB; raise it (docker run --memory, MemoryMax=)", memory>>20, leastMemory>>20)
 	}
-	return min(hard, max(min(memory/2, memory-baseMemory)/bytesPerFile, fewFiles), mostFiles), nil
+	return min(hard, max(min(memory/2, memory-baseMemory)/bytesPerFile, EnoughFiles), mostFiles), nil
 }
 
 // SetFileLimit sets the limit of this process, soft and hard: without a maxconn HAProxy raises its soft limit to the hard one and

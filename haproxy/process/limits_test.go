@@ -16,7 +16,7 @@ func TestFileLimit(t *testing.T) {
 		{1 << 30, 1 << 40, mostFiles, ""},            // "unlimited", and memory without end
 		{^uint64(0), 64 * mib, 1820, ""},             // half of the memory
 		{1 << 20, 48 * mib, 1137, ""},                // the processes need more than half
-		{1 << 20, 32 * mib, fewFiles, ""},            // almost all of it
+		{1 << 20, 32 * mib, EnoughFiles, ""},         // almost all of it
 		{256, 1 << 40, 256, ""},                      // few files
 		{leastFiles, 32 * mib, leastFiles, ""},       // the least of both
 		{leastFiles - 1, 1 << 40, 0, "LimitNOFILE="}, // one less

@@ -129,3 +129,16 @@ func FuzzReplies(f *testing.F) {
 		}
 	})
 }
+
+// TestReloadHint: a person can do something about too few files.
+func TestReloadHint(t *testing.T) {
+	for _, test := range []struct{ output, want string }{
+		{"[ALERT] [haproxy.main()] Cannot raise FD limit to 257, limit is 256.", "LimitNOFILE="},
+		{"[ALERT] nothing that is known", "reload refused: [ALERT] nothing that is known"},
+		{"", "HAProxy's log"},
+	} {
+		if got := (&ReloadError{Output: test.output}).Error(); !strings.Contains(got, test.want) {
+			t.Errorf("%q says nothing of %q", got, test.want)
+		}
+	}
+}

@@ -110,6 +110,9 @@ func (e *ReloadError) Error() string {
 	if e.Output == "" {
 		return "reload refused; HAProxy's log says why"
 	}
+	if strings.Contains(e.Output, "Cannot raise FD limit") { // it takes more than a start did
+		return "reload refused: " + e.Output + "; raise the limit on open files (ulimit -n, docker run --ulimit nofile=, LimitNOFILE=)"
+	}
 	return "reload refused: " + e.Output
 }
 
