@@ -202,12 +202,7 @@ func TestReload(t *testing.T) {
 			t.Parallel()
 			b := start(t, true, m)
 			b.serves(t)
-			flags := strings.Join(b.Inspect(t).Config.Cmd, " ")
-			if out, code := b.Exec(t, "0:0", "sh", "-c", "fnlb render "+flags+" >/tmp/text && echo '# other' >>/tmp/text && mv /tmp/text /haproxy.tmpl"); code != 0 {
-				t.Fatalf("%d %s", code, out)
-			}
-			b.saysLog(t, "msg=reloaded")
-			b.serves(t)
+			b.reloads(t)
 			if log := b.Log(t); strings.Contains(log, "level=ERROR") {
 				t.Errorf("log:\n%s", log)
 			}
