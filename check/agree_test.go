@@ -150,6 +150,12 @@ var answers = []struct {
 // node listens and does it for each connection until the test ends.
 func node(t *testing.T, does behaviour) netip.AddrPort {
 	t.Helper()
+	return listen(t, func(c net.Conn, _ string, gone <-chan struct{}) { does(c, gone) })
+}
+
+// listen is node for what depends on the request.
+func listen(t *testing.T, does func(c net.Conn, request string, gone <-chan struct{})) netip.AddrPort {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +191,7 @@ func node(t *testing.T, does behaviour) netip.AddrPort {
 					}
 					request = append(request, b[:n]...)
 				}
-				does(c, gone)
+				does(c, string(request), gone)
 			})
 		}
 	})
@@ -193,7 +199,7 @@ func node(t *testing.T, does behaviour) netip.AddrPort {
 }
 
 func tableRule(version string) model.Check {
-	return model.Check{Interval: tableInterval, Timeout: tableTimeout, Rise: 1, Fall: 1, Path: "/version", MinVersion: version}
+	return model.Check{Interval: tableInterval, Timeout: tableTimeout, Rise: 1, Fall: 1, Asks: []model.Ask{{Path: "/version", MinVersion: version}}}
 }
 
 // TestAgree gives one table of answers to our probe and to the checks of each HAProxy: both must find what the table says.

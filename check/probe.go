@@ -36,16 +36,19 @@ type Result struct {
 
 // Prober probes servers as HAProxy would. It is safe for concurrent use.
 type Prober struct {
-	mu      sync.Mutex
-	version string // the least version of pattern
-	pattern *regexp.Regexp
+	mu       sync.Mutex
+	patterns map[string]*regexp.Regexp // what was compiled lately, by its text
 }
+
+// mostPatterns bounds what a Prober keeps.
+const mostPatterns = 256
 
 // NewProber gives a Prober.
 func NewProber() *Prober { return &Prober{} }
 
-// Probe asks the server at that address once, with the server's name as Host: one connection, no redirects, no proxies. Times
-// are counted as HAProxy counts them: connecting may take the interval, the answer the timeout from then on.
+// Probe asks the server at that address once, with the server's name as Host: one connection for each path of the rule, one after another
+// until one does not pass; no redirects, no proxies. Times are counted as HAProxy counts them, for each of them: connecting may take the
+// interval, the answer the timeout from then on.
 func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort, server string) Result {
 	if err := Validate(rule); err != nil {
 		return no(err.Error())
@@ -53,7 +56,21 @@ func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort,
 	if rule.Kind == model.CheckOff {
 		return Result{OK: true, Reason: "its rule asks for no check"}
 	}
-	pattern, err := p.compiled(rule.MinVersion)
+	if rule.Kind == model.CheckTCP {
+		return p.probe(ctx, rule, model.Ask{}, at, server)
+	}
+	var r Result
+	for _, a := range rule.Asks {
+		if r = p.probe(ctx, rule, a, at, server); !r.OK {
+			break
+		}
+	}
+	return r
+}
+
+// probe makes one connection, for one of the rule's paths.
+func (p *Prober) probe(ctx context.Context, rule model.Check, a model.Ask, at netip.AddrPort, server string) Result {
+	pattern, err := p.compiled(a)
 	if err != nil {
 		return no(err.Error())
 	}
@@ -76,34 +93,34 @@ func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort,
 	if ctx.Err() != nil { // it may have ended before the deadline was set
 		return no("the probe was stopped")
 	}
-	got, err := ask(conn, rule.Path, hostOf(server), pattern)
+	got, err := ask(conn, a, hostOf(server), pattern)
 	if err != nil {
 		if ctx.Err() != nil {
 			return no("the probe was stopped")
 		}
-		return no(answerReason(rule, err))
+		return no(answerReason(rule, a, err))
 	}
-	return judge(rule, pattern, got)
+	return judge(a, pattern, got)
 }
 
-func (p *Prober) compiled(version string) (*regexp.Regexp, error) {
-	if version == "" {
-		return nil, nil
+func (p *Prober) compiled(a model.Ask) (*regexp.Regexp, error) {
+	text, err := pattern(a)
+	if text == "" || err != nil {
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pattern != nil && p.version == version {
-		return p.pattern, nil
-	}
-	text, err := VersionPattern(version)
-	if err != nil {
-		return nil, err
+	if re := p.patterns[text]; re != nil {
+		return re, nil
 	}
 	re, err := regexp.Compile(text)
 	if err != nil {
-		return nil, fmt.Errorf("least version %s: %w", version, err)
+		return nil, fmt.Errorf("health check path %s: %w", quote(a.Path, 60), err)
 	}
-	p.version, p.pattern = version, re
+	if p.patterns == nil || len(p.patterns) >= mostPatterns {
+		p.patterns = map[string]*regexp.Regexp{}
+	}
+	p.patterns[text] = re
 	return re, nil
 }
 
@@ -114,9 +131,10 @@ type answer struct {
 }
 
 // ask sends the same request as HAProxy and reads the answer as HAProxy does (tried, versions 2.6 to 3.2): an interim answer
-// counts as the answer, and the body is looked at while it arrives, so that an answer which passes need not be complete.
-func ask(conn net.Conn, path, host string, pattern *regexp.Regexp) (answer, error) {
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n", path, host); err != nil {
+// counts as the answer, and the body is looked at while it arrives, so that an answer which passes need not be complete. Where the whole body
+// is compared, it must be.
+func ask(conn net.Conn, a model.Ask, host string, pattern *regexp.Regexp) (answer, error) {
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n", a.Path, host); err != nil {
 		return answer{}, err
 	}
 	in := &noting{r: conn}
@@ -140,7 +158,7 @@ func ask(conn net.Conn, path, host string, pattern *regexp.Regexp) (answer, erro
 		got.body = append(got.body, part[:n]...)
 		switch {
 		case pattern == nil && (err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)),
-			pattern != nil && pattern.Match(got.body),
+			pattern != nil && len(a.Bodies) == 0 && pattern.Match(got.body),
 			errors.Is(err, io.EOF),
 			err != nil && left.N == 0:
 			return got, nil
@@ -165,13 +183,16 @@ func (n *noting) Read(b []byte) (int, error) {
 }
 
 // judge holds the answer against the rule.
-func judge(rule model.Check, pattern *regexp.Regexp, got answer) Result {
+func judge(a model.Ask, pattern *regexp.Regexp, got answer) Result {
+	if len(a.Bodies) > 0 {
+		return judgeBody(a, pattern, got)
+	}
 	most := 399
 	if pattern != nil {
 		most = 200
 	}
 	if got.status < 200 || got.status > most {
-		r := no(fmt.Sprintf("GET %s gave status %d %s", clip(rule.Path, 80), got.status, http.StatusText(got.status)))
+		r := no(fmt.Sprintf("GET %s gave status %d %s", clip(a.Path, 80), got.status, http.StatusText(got.status)))
 		r.Mend = statusMend(got.status)
 		r.Final = r.Mend != ""
 		return r
@@ -185,14 +206,26 @@ func judge(rule model.Check, pattern *regexp.Regexp, got answer) Result {
 			return Result{Reason: "its version " + found + " is no semantic version (x.y.z)", Final: true,
 				Mend: "--min-api-version= (empty) accepts any version"}
 		}
-		return Result{Reason: fmt.Sprintf("its version %s is lower than %s", found, rule.MinVersion), Final: true,
+		return Result{Reason: fmt.Sprintf("its version %s is lower than %s", found, a.MinVersion), Final: true,
 			Mend: "upgrade the node, or set --min-api-version to what it has"}
 	}
 	return Result{
-		Reason: fmt.Sprintf("the body of GET %s holds no {\"version\":\"x.y.z\"}: %s", clip(rule.Path, 60), quote(string(got.body), 80)),
+		Reason: fmt.Sprintf("the body of GET %s holds no {\"version\":\"x.y.z\"}: %s", clip(a.Path, 60), quote(string(got.body), 80)),
 		Mend:   "set --hc-path to the path that tells the version, or --min-api-version= (empty) to accept any 2xx or 3xx",
 		Final:  true,
 	}
+}
+
+// judgeBody holds the answer against the bodies that pass. Another one may come to be one of them without anybody's doing.
+func judgeBody(a model.Ask, pattern *regexp.Regexp, got answer) Result {
+	if pattern.Match(got.body) {
+		return Result{OK: true, Reason: fmt.Sprintf("status %d, and the body that is wanted", got.status)}
+	}
+	more := ""
+	if len(a.Bodies) > 1 {
+		more = fmt.Sprintf(" or %d others", len(a.Bodies)-1)
+	}
+	return no(fmt.Sprintf("the body of GET %s is not %s%s but %s", clip(a.Path, 50), quote(a.Bodies[0], 30), more, quote(string(got.body), 50)))
 }
 
 var (
@@ -231,16 +264,16 @@ func connectReason(at netip.AddrPort, limit time.Duration, err error) string {
 	return fmt.Sprintf("no connection to %s: %s", at, reason(err))
 }
 
-func answerReason(rule model.Check, err error) string {
+func answerReason(rule model.Check, a model.Ask, err error) string {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Sprintf("no answer to GET %s within %s (--hc-timeout)", clip(rule.Path, 80), rule.Timeout)
+		return fmt.Sprintf("no answer to GET %s within %s (--hc-timeout)", clip(a.Path, 80), rule.Timeout)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Sprintf("the connection was reset before GET %s was answered", clip(rule.Path, 80))
+		return fmt.Sprintf("the connection was reset before GET %s was answered", clip(a.Path, 80))
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return fmt.Sprintf("the answer to GET %s was cut off, or its headers are larger than %d bytes", clip(rule.Path, 80), buffer)
+		return fmt.Sprintf("the answer to GET %s was cut off, or its headers are larger than %d bytes", clip(a.Path, 80), buffer)
 	}
-	return fmt.Sprintf("the answer to GET %s is no HTTP: %s", clip(rule.Path, 60), reason(err))
+	return fmt.Sprintf("the answer to GET %s is no HTTP: %s", clip(a.Path, 60), reason(err))
 }
 
 // reason is the innermost text of err: the layers of package net repeat the address.

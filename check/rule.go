@@ -3,15 +3,21 @@ package check
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/fnlb/fnlb/model"
 )
 
 const (
-	maxPath = 255
+	maxPath    = 255
+	maxAsks    = 16 // each is a connection to each server
+	maxBodies  = 32
+	maxPattern = 900 // bytes; a line of HAProxy 2.6 has 2,048, and quoting may double it
 	// maxTime is the longest time that HAProxy reads (a signed 32-bit number of milliseconds; configuration manual, 2.5).
 	maxTime = (1<<31 - 1) * time.Millisecond
 )
@@ -20,12 +26,17 @@ const (
 func Validate(c model.Check) error {
 	switch c.Kind {
 	case model.CheckHTTP:
-		if err := ValidPath(c.Path); err != nil {
-			return fmt.Errorf("health check path %s: %w", quote(c.Path, 60), err)
+		if len(c.Asks) == 0 || len(c.Asks) > maxAsks {
+			return fmt.Errorf("health check with %d paths: there must be 1 to %d", len(c.Asks), maxAsks)
+		}
+		for _, a := range c.Asks {
+			if err := validAsk(a); err != nil {
+				return err
+			}
 		}
 	case model.CheckTCP, model.CheckOff:
-		if c.Path != "" || c.MinVersion != "" {
-			return fmt.Errorf("health check of kind %s: it asks for no path and no version", c.Kind)
+		if len(c.Asks) > 0 {
+			return fmt.Errorf("health check of kind %s: it asks for no path", c.Kind)
 		}
 		if c.Kind == model.CheckOff {
 			return nil
@@ -45,11 +56,60 @@ func Validate(c model.Check) error {
 	if c.Rise < 1 || c.Fall < 1 {
 		return fmt.Errorf("health check rise %d, fall %d: both must be at least 1", c.Rise, c.Fall)
 	}
-	if c.MinVersion == "" {
-		return nil
+	return nil
+}
+
+func validAsk(a model.Ask) error {
+	if err := ValidPath(a.Path); err != nil {
+		return fmt.Errorf("health check path %s: %w", quote(a.Path, 60), err)
 	}
-	_, err := VersionPattern(c.MinVersion)
-	return err
+	switch {
+	case a.MinVersion != "" && len(a.Bodies) > 0:
+		return fmt.Errorf("health check path %s: it asks for a version and for a body; choose one", quote(a.Path, 60))
+	case a.MinVersion != "":
+		_, err := VersionPattern(a.MinVersion)
+		return err
+	case len(a.Bodies) > 0:
+		if _, err := bodyPattern(a.Bodies); err != nil {
+			return fmt.Errorf("health check path %s: %w", quote(a.Path, 60), err)
+		}
+	}
+	return nil
+}
+
+// bodyPattern matches a whole body that is one of the texts with any white space of ASCII around it.
+func bodyPattern(texts []string) (string, error) {
+	if len(texts) > maxBodies {
+		return "", fmt.Errorf("it has %d healthy bodies; at most %d are accepted", len(texts), maxBodies)
+	}
+	quoted := make([]string, len(texts))
+	for i, s := range texts {
+		switch {
+		case s == "": // HAProxy finds nothing in an empty body
+			return "", errors.New("a healthy body must not be empty")
+		case strings.TrimSpace(s) != s:
+			return "", fmt.Errorf("healthy body %s: white space around it is cut off before it is compared; leave it out", quote(s, 60))
+		case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+			return "", fmt.Errorf("healthy body %s: it must be one line of text in UTF-8", quote(s, 60))
+		}
+		quoted[i] = regexp.QuoteMeta(s)
+	}
+	pattern := `^[[:space:]]*(` + strings.Join(quoted, "|") + `)[[:space:]]*$`
+	if len(pattern) > maxPattern {
+		return "", errors.New("its healthy bodies are too long together; about 800 bytes are accepted")
+	}
+	return pattern, nil
+}
+
+// pattern is the expression that the body of an answer must match; empty: it is not looked at.
+func pattern(a model.Ask) (string, error) {
+	switch {
+	case a.MinVersion != "":
+		return VersionPattern(a.MinVersion)
+	case len(a.Bodies) > 0:
+		return bodyPattern(a.Bodies)
+	}
+	return "", nil
 }
 
 // ValidPath accepts what may stand in a request line by RFC 3986, sections 3.3 and 3.4: a path with an optional query, of at most 255
@@ -106,20 +166,34 @@ func Directives(c model.Check) ([][]string, error) {
 	lines := [][]string{
 		{"timeout", "check", millis(c.Timeout)},
 		{"option", "httpchk"},
-		{"http-check", "send", "meth", "GET", "uri", c.Path, "ver", "HTTP/1.1", "hdr", "Host", hostFormat},
 	}
-	if c.MinVersion == "" {
-		return append(lines, []string{"http-check", "expect", "status", "200-399"}), nil
+	for _, a := range c.Asks {
+		if len(c.Asks) > 1 {
+			lines = append(lines, []string{"http-check", "connect"})
+		}
+		lines = append(lines, []string{"http-check", "send", "meth", "GET", "uri", a.Path, "ver", "HTTP/1.1", "hdr", "Host", hostFormat})
+		expect := func(words ...string) { lines = append(lines, append([]string{"http-check", "expect"}, words...)) }
+		pattern, err := pattern(a)
+		switch {
+		case err != nil:
+			return nil, err
+		case pattern == "":
+			expect("status", "200-399")
+		case a.MinVersion != "":
+			// The status comes first: the pattern alone would accept an error page with a good body.
+			expect("status", "200")
+			expect("rstring", pattern)
+		default:
+			// What never matches is waited for until the answer is there as a whole: the beginning of another body may be a good one.
+			expect("!", "rstring", never)
+			expect("rstring", pattern)
+		}
 	}
-	pattern, err := VersionPattern(c.MinVersion)
-	if err != nil {
-		return nil, err
-	}
-	// The status comes first: the pattern alone would accept an error page with a good body.
-	return append(lines,
-		[]string{"http-check", "expect", "status", "200"},
-		[]string{"http-check", "expect", "rstring", pattern}), nil
+	return lines, nil
 }
+
+// never is an expression that no body matches.
+const never = "a^"
 
 // ServerWords gives the words of a server or default-server line. HAProxy starts a check every inter; the connection may take
 // that long, or timeout connect if that is less, and from then on timeout check counts, even beyond inter (configuration

@@ -16,7 +16,7 @@ import (
 )
 
 func sampleRule() model.Check {
-	return model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Path: "/version", MinVersion: "0.0.235"}
+	return model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Asks: []model.Ask{{Path: "/version", MinVersion: "0.0.235"}}}
 }
 
 func TestValidate(t *testing.T) {
@@ -29,28 +29,41 @@ func TestValidate(t *testing.T) {
 		do   func(*model.Check)
 		want string // empty: valid
 	}{
-		{"no version", func(c *model.Check) { c.MinVersion = "" }, ""},
-		{"query", func(c *model.Check) { c.Path = "/a%20b;c='d'?x=$y&z=(1)*,@:!~+" }, ""},
-		{"empty path", func(c *model.Check) { c.Path = "" }, "start with /"},
-		{"relative path", func(c *model.Check) { c.Path = "version" }, "start with /"},
-		{"URL", func(c *model.Check) { c.Path = "http://h/version" }, "start with /"},
-		{"long path", func(c *model.Check) { c.Path = "/" + strings.Repeat("a", 255) }, "256 bytes"},
-		{"space", func(c *model.Check) { c.Path = "/a b" }, "%20"},
-		{"newline", func(c *model.Check) { c.Path = "/a\nb" }, "%0A"},
-		{"NUL", func(c *model.Check) { c.Path = "/\x00" }, "%00"},
-		{"quote", func(c *model.Check) { c.Path = `/"` }, "%22"},
-		{"backslash", func(c *model.Check) { c.Path = `/\` }, "%5C"},
-		{"fragment", func(c *model.Check) { c.Path = "/#a" }, "%23"},
-		{"not ASCII", func(c *model.Check) { c.Path = "/é" }, "%C3"},
-		{"half an escape", func(c *model.Check) { c.Path = "/%2" }, "%25"},
-		{"no escape", func(c *model.Check) { c.Path = "/%zz" }, "%25"},
+		{"no version", func(c *model.Check) { c.Asks[0].MinVersion = "" }, ""},
+		{"query", func(c *model.Check) { c.Asks[0].Path = "/a%20b;c='d'?x=$y&z=(1)*,@:!~+" }, ""},
+		{"empty path", func(c *model.Check) { c.Asks[0].Path = "" }, "start with /"},
+		{"relative path", func(c *model.Check) { c.Asks[0].Path = "version" }, "start with /"},
+		{"URL", func(c *model.Check) { c.Asks[0].Path = "http://h/version" }, "start with /"},
+		{"long path", func(c *model.Check) { c.Asks[0].Path = "/" + strings.Repeat("a", 255) }, "256 bytes"},
+		{"space", func(c *model.Check) { c.Asks[0].Path = "/a b" }, "%20"},
+		{"newline", func(c *model.Check) { c.Asks[0].Path = "/a\nb" }, "%0A"},
+		{"NUL", func(c *model.Check) { c.Asks[0].Path = "/\x00" }, "%00"},
+		{"quote", func(c *model.Check) { c.Asks[0].Path = `/"` }, "%22"},
+		{"backslash", func(c *model.Check) { c.Asks[0].Path = `/\` }, "%5C"},
+		{"fragment", func(c *model.Check) { c.Asks[0].Path = "/#a" }, "%23"},
+		{"not ASCII", func(c *model.Check) { c.Asks[0].Path = "/é" }, "%C3"},
+		{"half an escape", func(c *model.Check) { c.Asks[0].Path = "/%2" }, "%25"},
+		{"no escape", func(c *model.Check) { c.Asks[0].Path = "/%zz" }, "%25"},
 		{"no interval", func(c *model.Check) { c.Interval = 0 }, "interval"},
 		{"short interval", func(c *model.Check) { c.Interval = time.Microsecond }, "interval"},
 		{"negative timeout", func(c *model.Check) { c.Timeout = -1 }, "timeout"},
 		{"long timeout", func(c *model.Check) { c.Timeout = 600 * time.Hour }, "596h"},
 		{"no rise", func(c *model.Check) { c.Rise = 0 }, "rise"},
 		{"no fall", func(c *model.Check) { c.Fall = 0 }, "fall"},
-		{"version", func(c *model.Check) { c.MinVersion = "1.2.3-rc" }, "pre-release"},
+		{"no paths", func(c *model.Check) { c.Asks = nil }, "1 to 16"},
+		{"too many paths", func(c *model.Check) { c.Asks = make([]model.Ask, 17) }, "1 to 16"},
+		{"second path", func(c *model.Check) { c.Asks = append(c.Asks, model.Ask{Path: "no"}) }, "start with /"},
+		{"two paths", func(c *model.Check) { c.Asks = append(c.Asks, model.Ask{Path: "/", Bodies: []string{"ok", "OK"}}) }, ""},
+		{"version and body", func(c *model.Check) { c.Asks[0].Bodies = []string{"ok"} }, "choose one"},
+		{"empty body", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{""}} }, "must not be empty"},
+		{"body with space around", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{"ok "}} }, "white space"},
+		{"body of two lines", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{"o\nk"}} }, "one line"},
+		{"body with NUL", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{"o\x00k"}} }, "one line"},
+		{"body that is no text", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{"\xff"}} }, "UTF-8"},
+		{"long bodies", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: []string{strings.Repeat("x", 1200)}} }, "too long"},
+		{"many bodies", func(c *model.Check) { c.Asks[0] = model.Ask{Path: "/", Bodies: make([]string, 33)} }, "at most 32"},
+		{"TCP with a path", func(c *model.Check) { c.Kind = model.CheckTCP }, "asks for no path"},
+		{"version", func(c *model.Check) { c.Asks[0].MinVersion = "1.2.3-rc" }, "pre-release"},
 	} {
 		rule := sampleRule()
 		c.do(&rule)
@@ -145,7 +158,7 @@ func TestSameRequest(t *testing.T) {
 		{"a:b:c", "tcp4", "127.0.0.1:0", "a:b:c"},
 	}
 	rule := tableRule(least)
-	rule.Path = "/a%20b;c='d'?x=$y&z=(1)*,@:!~+"
+	rule.Asks[0].Path = "/a%20b;c='d'?x=$y&z=(1)*,@:!~+"
 	cfg := "defaults\n  mode http\n  timeout connect 2s\n  timeout server 2s\n  timeout client 2s\n" + backend(t, "b", rule, nil)
 	got := make([]func() []asked, len(nodes))
 	for i, n := range nodes {
@@ -163,7 +176,7 @@ func TestSameRequest(t *testing.T) {
 			}
 		}
 		for i, n := range nodes {
-			want := asked{"GET " + rule.Path + " HTTP/1.1", n.host}
+			want := asked{"GET " + rule.Asks[0].Path + " HTTP/1.1", n.host}
 			for k, a := range got[i]() {
 				if a != want {
 					t.Errorf("%s, request %d: %q, want %q", n.name, k, a, want)
@@ -191,7 +204,7 @@ func TestProbeWithoutAnswer(t *testing.T) {
 		t.Errorf("context that has ended: %+v", r)
 	}
 	bad := sampleRule()
-	bad.Path = "no"
+	bad.Asks[0].Path = "no"
 	if r := p.Probe(t.Context(), bad, silent, "n"); r.OK || !strings.Contains(r.Reason, "start with /") {
 		t.Errorf("bad rule: %+v", r)
 	}
@@ -202,8 +215,12 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(header+"Transfer-Encoding: chunked\r\n\r\n15\r\n"+good+"\r\n0\r\n\r\n", least)
 	f.Add("HTTP/1.1 404 \xff\r\n\r\n", "")
 	f.Add(header+"\r\n{\"version\":\"\x1b[31m\"}", least)
+	f.Add(header+"Content-Length: 4\r\n\r\n ok\n", "body ok")
 	f.Fuzz(func(t *testing.T, text, version string) {
 		rule := tableRule(version)
+		if body, is := strings.CutPrefix(version, "body "); is {
+			rule.Asks[0] = model.Ask{Path: "/", Bodies: []string{body}}
+		}
 		if Validate(rule) != nil {
 			return
 		}
@@ -216,18 +233,18 @@ func FuzzAnswer(f *testing.F) {
 			there.Close()                  //nolint:errcheck // a pipe
 		}()
 		p := NewProber()
-		pattern, err := p.compiled(version)
+		pattern, err := p.compiled(rule.Asks[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := ask(here, rule.Path, "h", pattern)
+		got, err := ask(here, rule.Asks[0], "h", pattern)
 		here.Close() //nolint:errcheck // a pipe
 		<-done
 		var r Result
 		if err != nil {
-			r = no(answerReason(rule, err))
+			r = no(answerReason(rule, rule.Asks[0], err))
 		} else {
-			r = judge(rule, pattern, got)
+			r = judge(rule.Asks[0], pattern, got)
 		}
 		if len(r.Reason) > maxReason || strings.Trim(r.Reason, printable) != "" || r.Reason == "" || len(got.body) > buffer {
 			t.Errorf("%+v", r)

@@ -38,8 +38,8 @@ func TestDefaults(t *testing.T) {
 	if !s.SharedPort() || s.Listen != (model.Bind{Port: 8081}) {
 		t.Errorf("listen %s, mgmt %s", s.Listen, s.Management)
 	}
-	want := model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Path: "/version", MinVersion: "0.0.235"}
-	if s.Check != want {
+	want := model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Asks: []model.Ask{{Path: "/version", MinVersion: "0.0.235"}}}
+	if !s.Check.Equal(want) {
 		t.Errorf("check %+v", s.Check)
 	}
 	if s.Timeouts.Server != 24*time.Hour || s.ClientTimeout != 24*time.Hour || s.Timeouts.Connect != 10*time.Second {
@@ -70,7 +70,7 @@ func TestSpellings(t *testing.T) {
 	if s, _, err = Parse([]string{"-hc-interval", "7"}, host("LOG_LEVEL=nonsense"), none); err != nil || s.Check.Interval != 7*time.Second || s.LogLevel != slog.LevelInfo {
 		t.Errorf("whole seconds: %+v, %v", s, err)
 	}
-	if s, _, err = Parse([]string{"--min-api-version="}, host(), none); err != nil || s.Check.MinVersion != "" {
+	if s, _, err = Parse([]string{"--min-api-version="}, host(), none); err != nil || s.Check.Asks[0].MinVersion != "" {
 		t.Errorf("empty minimum: %+v, %v", s.Check, err)
 	}
 	_, rest, err := Parse([]string{"add", "--run-dir", "/x", "h:1"}, host(), none)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/fnlb/fnlb/model"
 )
 
 // option is one flag: its place in the help, its default, and how its text becomes a setting.
@@ -25,10 +27,10 @@ var options = []option{
 	{"nodes", "LIST", "", "nodes to start with: HOST:PORT,HOST:PORT,…", setNodes},
 	{"hc-interval", "TIME", "3", "time between two health checks of a node", setTime(func(s *Settings) *span { return &s.Check.Interval }, positive)},
 	{"hc-timeout", "TIME", "5", "time a health check may take", setTime(func(s *Settings) *span { return &s.Check.Timeout }, positive)},
-	{"hc-path", "PATH", "/version", "path that health checks ask for", setText(func(s *Settings) *string { return &s.Check.Path })},
+	{"hc-path", "PATH", "/version", "path that health checks ask for", setText(func(s *Settings) *string { return &s.Check.Asks[0].Path })},
 	{"hc-unhealthy", "N", "2", "failed checks in a row that take a node out", setSmall(func(s *Settings) *uint8 { return &s.Check.Fall })},
 	{"hc-healthy", "N", "1", "passed checks in a row that bring it back", setSmall(func(s *Settings) *uint8 { return &s.Check.Rise })},
-	{"min-api-version", "X.Y.Z", "0.0.235", "least version in the check's JSON body; empty: any 2xx or 3xx passes", setText(func(s *Settings) *string { return &s.Check.MinVersion })},
+	{"min-api-version", "X.Y.Z", "0.0.235", "least version in the check's JSON body; empty: any 2xx or 3xx passes", setText(func(s *Settings) *string { return &s.Check.Asks[0].MinVersion })},
 	{"balance-factor", "PERCENT", "0", "load of a node against the average above which its paths spill over (101-65535); 0 off", setBalanceFactor},
 	{"node-maxconn", "N", "0", "requests that a node takes at a time, more wait; 0 no limit", setNodeMaxConn},
 	{"timeout-server", "TIME", "24h", "silence of a node after which a request is given up", setTime(func(s *Settings) *span { return &s.Timeouts.Server }, positive)},
@@ -128,7 +130,7 @@ func (in Input) EngineSocket(env func(string) (string, bool)) (path string, ok b
 
 // Settings judges what was read. Every error is a *UsageError.
 func (in Input) Settings(host Host) (Settings, error) {
-	var s Settings
+	s := Settings{Check: model.Check{Asks: make([]model.Ask, 1)}}
 	for i, o := range options {
 		t := in.texts[i]
 		if err := o.set(&s, t.value); err != nil {

@@ -18,7 +18,7 @@ type State struct {
 
 // Equal compares the rows only: who offered them and when makes no difference to HAProxy.
 func (s State) Equal(t State) bool {
-	return slices.Equal(s.Routes, t.Routes) && slices.Equal(s.Services, t.Services) && slices.Equal(s.Servers, t.Servers) &&
+	return slices.Equal(s.Routes, t.Routes) && slices.EqualFunc(s.Services, t.Services, Service.Equal) && slices.Equal(s.Servers, t.Servers) &&
 		slices.EqualFunc(s.Listeners, t.Listeners, equalListener)
 }
 
@@ -171,7 +171,7 @@ func (t *table) refuse(o *Offer) (string, Kind) {
 				return fmt.Sprintf("base path %s of service %s: %v", shorten(s.BasePath), s.Name, err), Invalid
 			}
 		}
-		if have, ok := t.services[s.Name]; ok && have.row != s {
+		if have, ok := t.services[s.Name]; ok && !have.row.Equal(s) {
 			return fmt.Sprintf("service %s is another one at %s", s.Name, have.owner), Conflict
 		}
 	}

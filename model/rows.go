@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +157,12 @@ type Service struct {
 	Timeouts      Timeouts  `json:"timeouts"`
 }
 
+// Equal reports whether two rows are the same.
+func (s Service) Equal(t Service) bool {
+	return s.Name == t.Name && s.Algorithm == t.Algorithm && s.BalanceFactor == t.BalanceFactor && s.BasePath == t.BasePath && s.Sticky == t.Sticky &&
+		s.Compress == t.Compress && s.OriginalTo == t.OriginalTo && s.MaxConn == t.MaxConn && s.Timeouts == t.Timeouts && s.Check.Equal(t.Check)
+}
+
 // Sticky keeps a client, known by its address, with the server that it had first, whatever the hash says (HAProxy's configuration
 // manual, "stick on"). The zero value is off.
 type Sticky struct {
@@ -246,13 +253,27 @@ func (k *CheckKind) UnmarshalText(b []byte) error { return unname(checkKinds[:],
 
 // Check is one health-check rule with two renderings (package check): our probe and HAProxy's directives.
 type Check struct {
-	Kind       CheckKind     `json:"kind,omitzero"`
-	Interval   time.Duration `json:"interval"`
-	Timeout    time.Duration `json:"timeout"`
-	Rise       uint8         `json:"rise"`                  // consecutive successes that bring a server up
-	Fall       uint8         `json:"fall"`                  // consecutive failures that take it down
-	Path       string        `json:"path,omitempty"`        // of CheckHTTP alone
-	MinVersion string        `json:"min_version,omitempty"` // least semantic version in the JSON body; empty: any 2xx or 3xx passes
+	Kind     CheckKind     `json:"kind,omitzero"`
+	Interval time.Duration `json:"interval"`
+	Timeout  time.Duration `json:"timeout"`
+	Rise     uint8         `json:"rise"`           // consecutive successes that bring a server up
+	Fall     uint8         `json:"fall"`           // consecutive failures that take it down
+	Asks     []Ask         `json:"asks,omitempty"` // of CheckHTTP alone: all must pass, one after another
+}
+
+// Ask is one question of a check: GET of a path. Without MinVersion and Bodies any 2xx or 3xx passes.
+type Ask struct {
+	Path       string   `json:"path"`
+	MinVersion string   `json:"min_version,omitempty"` // least semantic version in the JSON body of a 200
+	Bodies     []string `json:"bodies,omitempty"`      // the body, without white space around it, is one of them, whatever the status
+}
+
+// Equal reports whether two rules are the same.
+func (c Check) Equal(d Check) bool {
+	return c.Kind == d.Kind && c.Interval == d.Interval && c.Timeout == d.Timeout && c.Rise == d.Rise && c.Fall == d.Fall &&
+		slices.EqualFunc(c.Asks, d.Asks, func(a, b Ask) bool {
+			return a.Path == b.Path && a.MinVersion == b.MinVersion && slices.Equal(a.Bodies, b.Bodies)
+		})
 }
 
 // ValidBasePath says what is wrong with a base path: it is a path as clients send it, without a slash at its end.

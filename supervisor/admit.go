@@ -79,7 +79,7 @@ func (l *loop) setWanted(st model.State) {
 		stay[key] = true
 		m := l.members[key]
 		rule := rules[srv.Service]
-		if m != nil && m.rule == rule && sameMember(m.server, srv) {
+		if m != nil && m.rule.Equal(rule) && sameMember(m.server, srv) {
 			m.server = srv
 			continue
 		}

@@ -190,7 +190,7 @@ func (w *world) put(nodes ...string) {
 	w.t.Helper()
 	w.revisions++
 	pool := model.Offer{Owner: model.Owner{Source: "flags", Name: "pool"}, Rows: model.Rows{Services: []model.Service{{
-		Name: "s", Check: model.Check{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2, Path: "/v"},
+		Name: "s", Check: model.Check{Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 2, Asks: []model.Ask{{Path: "/v"}}},
 	}}}}
 	offers := []model.Offer{pool}
 	for _, n := range nodes {

@@ -161,7 +161,7 @@ func full() model.State {
 	s.Listeners[0].TrustedProxies = append(s.Listeners[0].TrustedProxies, netip.MustParsePrefix("2001:db8::/32"))
 	other := s.Services[0]
 	other.Name, other.MaxConn, other.BalanceFactor = "other", 100, 125
-	other.Check.MinVersion, other.Check.Path = "", "/it's?a=%20b"
+	other.Check.Asks = []model.Ask{{Path: "/it's?a=%20b"}, {Path: "/healthz", Bodies: []string{"ok", "OK (all of it's fine)"}}}
 	s.Services = append(s.Services, other)
 	return s
 }

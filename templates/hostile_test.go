@@ -39,9 +39,12 @@ var places = []struct {
 	}},
 	{"host", "node", func(v string, s *model.State, _ *Globals) { s.Servers[0].Host = v }},
 	{"owner", "192.0.2.1:80", func(v string, s *model.State, _ *Globals) { s.Servers[0].Owner = model.Owner{Source: v, Name: v} }},
-	{"path", "/version", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Path = v }},
-	{"path after a slash", "version", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Path = "/" + v }},
-	{"version", "0.0.235", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.MinVersion = v }},
+	{"path", "/version", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Asks[0].Path = v }},
+	{"path after a slash", "version", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Asks[0].Path = "/" + v }},
+	{"body", "ok", func(v string, s *model.State, _ *Globals) {
+		s.Services[0].Check.Asks = []model.Ask{{Path: "/", Bodies: []string{v}}}
+	}},
+	{"version", "0.0.235", func(v string, s *model.State, _ *Globals) { s.Services[0].Check.Asks[0].MinVersion = v }},
 	{"certificate", "listen.pem", func(v string, s *model.State, _ *Globals) { s.Listeners[0].TLS, s.Routes[0].Cert = true, v }},
 	{"file of a certificate", "/certs/listen.pem", func(v string, s *model.State, g *Globals) {
 		s.Listeners[0].TLS, s.Routes[0].Cert, g.Certs = true, "listen.pem", map[string]string{"listen.pem": v}
@@ -159,7 +162,7 @@ func TestHostileInHAProxy(t *testing.T) {
 			service.Name = v
 		}
 		if accepted("path after a slash", v) {
-			service.Check.Path = "/" + v
+			service.Check.Asks[0].Path = "/" + v
 		}
 		s.Services = append(s.Services, service)
 		if accepted("server", v) {

@@ -218,7 +218,10 @@ func (c *candidate) checkText() string {
 // rows are what one container asks for: a port, and itself behind it.
 func (s *Source) rows(c, oldest *candidate) model.Rows {
 	check := s.o.Check
-	check.Kind, check.Path, check.MinVersion = oldest.check, oldest.path, ""
+	check.Kind, check.Asks = oldest.check, nil
+	if check.Kind == model.CheckHTTP {
+		check.Asks = []model.Ask{{Path: oldest.path}}
+	}
 	if check.Kind == model.CheckOff {
 		check = model.Check{Kind: model.CheckOff}
 	}

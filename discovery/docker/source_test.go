@@ -552,7 +552,7 @@ func TestConflicts(t *testing.T) {
 		if got := strings.Join(left, " "); got != "web2 web3" {
 			t.Errorf("left out: %q", got)
 		}
-		if len(state.Servers) != 2 || state.Services[0].Check.Path != "/a" {
+		if len(state.Servers) != 2 || state.Services[0].Check.Asks[0].Path != "/a" {
 			t.Errorf("%+v", state.Rows)
 		}
 		for _, f := range s.Found {
