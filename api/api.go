@@ -40,6 +40,8 @@ type Reporter interface {
 	Changes() []model.Apply
 	// Config gives HAProxy's configuration in force, secrets masked; nil before there is one.
 	Config() []byte
+	// Explain says what becomes of a GET of a URL; errors are model.Problem.
+	Explain(url string) (model.Explanation, error)
 	// Counters gives what has been counted since the start.
 	Counters() Counters
 }

@@ -68,7 +68,7 @@ func commands() []command {
 		{"check", "", "render and ask HAProxy whether the text is good", false, checkText},
 		{"diff", "", "show what these flags would change", true, diffText},
 		{"nodes", nodesArgs, "list and change the nodes of a running balancer", true, nodes},
-		{"explain", "[--container NAME]", "say what became of containers, and why", true, explain},
+		{"explain", "[URL | --container NAME]", "say what becomes of a URL or became of containers, and why", true, explain},
 		{"freeze", "[REASON…]", "stop all changes of a running balancer", true, freeze},
 		{"thaw", "", "end a freeze", true, thaw},
 		{"rollback", "", "go back to the configuration before, and freeze it", true, rollback},

@@ -20,10 +20,13 @@ type explained struct {
 	LastCheck string `json:"last_check,omitempty"`
 }
 
-// explain says what became of containers: of one in full, of all in a table.
+// explain says what becomes of a URL, or what became of containers: of one in full, of all in a table.
 func explain(c *call) error {
-	if len(c.args) > 0 {
-		return &config.UsageError{Reason: fmt.Sprintf("wrong use of fnlb explain: %q", c.args[0]), Hint: "fnlb explain --container NAME"}
+	switch {
+	case len(c.args) == 1 && c.container == "":
+		return explainURL(c, c.args[0])
+	case len(c.args) > 0:
+		return &config.UsageError{Reason: fmt.Sprintf("wrong use of fnlb explain: %.60q", strings.Join(c.args, " ")), Hint: "fnlb explain URL, or fnlb explain --container NAME"}
 	}
 	status, data, err := c.ask(http.MethodGet, "/1/lb/status", nil)
 	if err != nil {

@@ -23,7 +23,8 @@ type Status struct {
 	Frozen   *model.Freeze
 	Changes  []model.Apply // newest first, at most 200; Noop is not listed
 	Counters Counters
-	Config   []byte // the text in force
+	Config   []byte     // the text in force
+	Rows     model.Rows // what it shows; nothing before the first apply of an adopted HAProxy
 }
 
 // ApplyKey counts applies by how they went.
@@ -83,7 +84,7 @@ func (l *loop) publish(now time.Time) {
 		Counters: l.counters.clone(),
 	}
 	if l.accepted != nil {
-		st.Config = l.accepted.bundle.Main
+		st.Config, st.Rows = l.accepted.bundle.Main, l.accepted.state.Rows
 	}
 	st.Problems, st.Degraded = l.problems()
 	l.s.status.Store(st)

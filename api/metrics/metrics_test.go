@@ -21,10 +21,11 @@ type report struct {
 	counters api.Counters
 }
 
-func (r report) Status() model.Status   { return r.status }
-func (r report) Changes() []model.Apply { return nil }
-func (r report) Config() []byte         { return nil }
-func (r report) Counters() api.Counters { return r.counters }
+func (r report) Status() model.Status                      { return r.status }
+func (r report) Changes() []model.Apply                    { return nil }
+func (r report) Config() []byte                            { return nil }
+func (r report) Counters() api.Counters                    { return r.counters }
+func (r report) Explain(string) (model.Explanation, error) { return model.Explanation{}, nil }
 
 // scrape gives the metrics that are ours.
 func scrape(t *testing.T, r api.Reporter) string {

@@ -79,3 +79,13 @@ func filled[T any](l []T) []T {
 	}
 	return l
 }
+
+// explain says what becomes of a GET of ?url=URL.
+func (h *handler) explain(w http.ResponseWriter, r *http.Request) {
+	e, err := h.o.Reporter.Explain(r.URL.Query().Get("url"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	reply(w, http.StatusOK, e, true)
+}

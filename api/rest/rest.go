@@ -60,6 +60,7 @@ var calls = [...]call{
 	{"freeze", false, methods{http.MethodGet: (*handler).frozen, http.MethodPut: (*handler).freeze, http.MethodDelete: (*handler).thaw}},
 	{"rollback", false, methods{http.MethodPost: (*handler).rollback}},
 	{"changes", false, methods{http.MethodGet: (*handler).changes}},
+	{"explain", false, methods{http.MethodGet: (*handler).explain}},
 	{"config", false, methods{http.MethodGet: (*handler).config}},
 	{"healthz", true, methods{http.MethodGet: (*handler).healthz}},
 	{"readyz", true, methods{http.MethodGet: (*handler).readyz}},

@@ -87,6 +87,13 @@ type report struct {
 func (r *report) Status() model.Status   { return r.status }
 func (r *report) Changes() []model.Apply { return r.changes }
 func (r *report) Config() []byte         { return r.config }
+func (r *report) Explain(url string) (model.Explanation, error) {
+	if url == "" {
+		return model.Explanation{}, model.Problem{Kind: model.Invalid, Reason: "the URL is empty"}
+	}
+	return model.Explanation{URL: url, Fate: model.Unrouted, Why: "no route takes it"}, nil
+}
+
 func (r *report) Counters() api.Counters { return api.Counters{} }
 
 func (r *report) Requests(context.Context) map[model.ServedAt]uint64 { return r.requests }
@@ -131,6 +138,8 @@ func TestCalls(t *testing.T) {
 		{"add, escaped", "PUT", "/1/lb/nodes", `{"n\u006fde":"\u0068:1"}`, 200, `{"msg":"node added"}` + "\n", "set h:1"},
 		{"delete", "DELETE", "/1/lb/nodes", `{"node":"10.0.0.9:80"}`, 200, `{"msg":"node deleted"}` + "\n", "delete 10.0.0.9:80"},
 		{"list", "GET", "/1/lb/nodes", "", 200, `{"nodes":{"10.0.0.1:80":"online","10.0.0.2:80":"offline","10.0.0.3:80":"offline","[::1]:80":"online"}}` + "\n", ""},
+		{"explain", "GET", "/1/lb/explain?url=http%3A%2F%2Fh%2F%3Ca%3E", "", 200, "{\n  \"url\": \"http://h/<a>\",\n  \"fate\": \"no-route\",\n  \"why\": \"no route takes it\"\n}\n", ""},
+		{"explain nothing", "GET", "/1/lb/explain", "", 400, `{"msg":"the URL is empty"}` + "\n", ""},
 		{"list, with a query", "GET", "/1/lb/nodes?x=1", "", 200, `{"nodes":{"10.0.0.1:80":"online","10.0.0.2:80":"offline","10.0.0.3:80":"offline","[::1]:80":"online"}}` + "\n", ""},
 
 		{"freeze", "PUT", "/1/lb/freeze", `{"reason":"incident 7"}`, 200, `{"msg":"frozen"}` + "\n", `freeze "incident 7" by API from 192.0.2.1`},
@@ -246,7 +255,7 @@ func TestShortFormsNeedAListenerOfOurOwn(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	want := []string{"/1/lb/changes", "/1/lb/config", "/1/lb/freeze", "/1/lb/healthz", "/1/lb/metrics", "/1/lb/nodes", "/1/lb/readyz", "/1/lb/rollback",
+	want := []string{"/1/lb/changes", "/1/lb/config", "/1/lb/explain", "/1/lb/freeze", "/1/lb/healthz", "/1/lb/metrics", "/1/lb/nodes", "/1/lb/readyz", "/1/lb/rollback",
 		"/1/lb/status"}
 	if got := Paths(); !slices.Equal(got, want) {
 		t.Errorf("paths %q, want %q", got, want)
