@@ -348,7 +348,7 @@ func (e *explaining) service(name string) {
 	}
 	i := slices.IndexFunc(e.sup.Rows.Services, func(s model.Service) bool { return s.Name == name })
 	if i < 0 {
-		e.Fate, e.Why = model.Unserved, "the service is not in force"
+		e.Fate, e.Why = model.NoServer, "the service is not in force"
 		return
 	}
 	svc := e.sup.Rows.Services[i]
@@ -357,10 +357,10 @@ func (e *explaining) service(name string) {
 	}
 	switch {
 	case takes == 0 && len(e.Servers) == 0:
-		e.Fate, e.Why = model.Unserved, "the service has no servers: the answer is 503"
+		e.Fate, e.Why = model.NoServer, "the service has no servers: the answer is 503"
 		return
 	case takes == 0:
-		e.Fate, e.Why = model.Unserved, "no server of the service takes requests: the answer is 503"
+		e.Fate, e.Why = model.NoServer, "no server of the service takes requests: the answer is 503"
 		return
 	}
 	e.Fate, e.Why = model.Served, "the route takes it, and its service has servers"

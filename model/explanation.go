@@ -7,7 +7,7 @@ type Fate string
 const (
 	Served     Fate = "served"
 	Redirected Fate = "redirected"
-	Unserved   Fate = "no-server"   // 503: its service has no server that takes requests
+	NoServer   Fate = "no-server"   // 503: its service has no server that takes requests
 	Unrouted   Fate = "no-route"    // 404: no route takes it
 	Unheard    Fate = "no-listener" // nobody listens there, or not what speaks so
 	Own        Fate = "management"  // fnlb itself answers
