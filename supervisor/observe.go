@@ -206,19 +206,32 @@ func healthOf(srv *model.Server, row runtime.ServerState) model.Health {
 // user's template are the user's.
 func join(servers []model.Server, rows []runtime.ServerState) map[model.ServerKey]runtime.ServerState {
 	byName := make(map[model.ServerKey]runtime.ServerState, len(rows))
-	byAddr := make(map[netip.AddrPort]runtime.ServerState, len(rows))
 	for _, r := range rows {
 		byName[model.ServerKey{Service: r.Backend, Name: r.Server}] = r
-		if _, ok := byAddr[r.Addr]; !ok && r.Addr.IsValid() {
-			byAddr[r.Addr] = r
-		}
 	}
+	var byAddr map[netip.AddrPort]runtime.ServerState // made where a name is not found
 	out := make(map[model.ServerKey]runtime.ServerState, len(servers))
 	for _, s := range servers {
 		if r, ok := byName[s.Key()]; ok {
 			out[s.Key()] = r
-		} else if r, ok := byAddr[s.Addr()]; ok {
+			continue
+		}
+		if byAddr == nil {
+			byAddr = firstAt(rows)
+		}
+		if r, ok := byAddr[s.Addr()]; ok {
 			out[s.Key()] = r
+		}
+	}
+	return out
+}
+
+// firstAt gives the first row of each address.
+func firstAt(rows []runtime.ServerState) map[netip.AddrPort]runtime.ServerState {
+	out := make(map[netip.AddrPort]runtime.ServerState, len(rows))
+	for _, r := range rows {
+		if _, ok := out[r.Addr]; !ok && r.Addr.IsValid() {
+			out[r.Addr] = r
 		}
 	}
 	return out

@@ -10,7 +10,7 @@ const (
 	observeShare = 20
 
 	restLeast = 2 * time.Second
-	restShare = 1000
+	restShare = 2000
 
 	lineSettles = 5 * time.Millisecond // between a line and the look for what it is about: there may be more, and the state follows the line
 	lineStirs   = time.Second          // after a line, or a change, more may follow

@@ -24,7 +24,7 @@ func TestPace(t *testing.T) {
 	}{
 		"nobody tells":          {true, []step{{0, "look", ms, 250 * ms}, {time.Hour, "look", ms, 250 * ms}, {2 * time.Hour, "look", time.Second, 250 * ms}}},
 		"one that becomes slow": {true, []step{{0, "look", 20 * ms, 400 * ms}, {time.Second, "look", time.Second, 800 * ms}, {2 * time.Second, "look", time.Second, 1600 * ms}}},
-		"rest":                  {false, []step{{0, "look", ms, 2 * time.Second}, {2 * time.Second, "look", 3 * ms, 2 * time.Second}, {4 * time.Second, "look", 3 * ms, 3 * time.Second}}},
+		"rest":                  {false, []step{{0, "look", ms, 2 * time.Second}, {2 * time.Second, "look", 1 * ms, 2 * time.Second}, {4 * time.Second, "look", 2 * ms, 4 * time.Second}}},
 		"rest of a slow one":    {false, []step{{0, "look", 100 * ms, 5 * time.Second}}},
 		"a line": {false, []step{
 			{0, "look", ms, 2 * time.Second}, {time.Second, "hear", 0, 5 * ms},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,9 +57,10 @@ func parseServersState(text string) ([]ServerState, error) {
 	if first != "1" {
 		return nil, fmt.Errorf("unknown format version %q", clean(first))
 	}
-	var rows []ServerState
+	rows := make([]ServerState, 0, strings.Count(rest, "\n"))
+	var cols []string
 	for line := range strings.Lines(rest) {
-		cols := strings.Fields(line)
+		cols = slices.AppendSeq(cols[:0], strings.FieldsSeq(line))
 		if len(cols) == 0 || strings.HasPrefix(cols[0], "#") {
 			continue
 		}
