@@ -267,3 +267,17 @@ func TestKill(t *testing.T) {
 func TestFigures(t *testing.T) {
 	storetest.Figures(t, "sqlite3://"+filepath.Join(t.TempDir(), "nodes.db"), sqlite.Open)
 }
+
+// TestDeletedMeanwhile: the file goes between the beginning of a transaction and its commit, which succeeds, into nowhere.
+func TestDeletedMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "nodes.db")
+	db, err := opener(t, path)(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, err = db.Apply(t.Context(), []store.Edit{{Key: "n/1", Change: func([]byte) ([]byte, error) { return []byte("1"), os.Remove(path) }}})
+	if !errors.Is(err, store.ErrUnknown) || !strings.Contains(err.Error(), "was deleted") {
+		t.Errorf("got %v", err)
+	}
+}
