@@ -80,7 +80,11 @@ func latency(t *testing.T, from *store.Mirror, to *store.View) {
 		value := fmt.Sprint(i)
 		begin := time.Now()
 		Update(t, from, "n/seen", value)
+		stored := time.Now()
 		Until(t, to, "the change", func() bool { return has(to, "n/seen", value) })
+		if all := time.Since(begin); all > time.Second {
+			t.Logf("change %d: stored after %v, seen after %v", i, stored.Sub(begin), all)
+		}
 		took = append(took, time.Since(begin))
 	}
 	slices.Sort(took)

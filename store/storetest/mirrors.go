@@ -37,7 +37,7 @@ func Until(t testing.TB, v *store.View, what string, is func() bool) {
 // mirror makes one of kind n that has read the database.
 func mirror(t *testing.T, f Fixture) (*store.Mirror, *store.View) {
 	t.Helper()
-	m := store.New(store.Options{Open: f.Open, Name: "test", Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	m := store.New(store.Options{Open: f.Open, Name: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	v := m.Follow("n")
 	Start(t, m)
 	Until(t, v, "the first reading", func() bool { loaded, away := m.Standing(); return loaded && away == nil })
