@@ -16,6 +16,20 @@ type Nodes interface {
 	List() []model.NodeRow
 }
 
+// Pools is what the gRPC service acts on. Errors are model.Problem; its Kind becomes the status code.
+type Pools interface {
+	// AddPool adds an empty pool, and returns once it is stored.
+	AddPool(ctx context.Context, p model.Pool) error
+	// RemovePool removes a pool and its members; removing an unknown one is a success.
+	RemovePool(ctx context.Context, pattern string) error
+	// AddMember adds a backend to a pool, and returns once it has passed the pool's checks and is stored.
+	AddMember(ctx context.Context, pattern string, m model.Member) error
+	// RemoveMember removes a backend; removing an unknown one is a success, and NotFound says that there is no such pool.
+	RemoveMember(ctx context.Context, pattern string, m model.Member) error
+	// Pool gives one pool; NotFound says that there is none.
+	Pool(pattern string) (model.PoolRow, error)
+}
+
 // Brake stops applies and goes back. Each call returns when it is done, with what was done in words; errors are model.Problem.
 type Brake interface {
 	// Freeze stops all applies; an empty reason is allowed.

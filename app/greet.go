@@ -129,6 +129,9 @@ func (b *balancer) greet(ctx context.Context, out io.Writer, at terminal) {
 
 // managementURL is where a curl on this host finds the management API; empty: only by the admin socket.
 func (b *balancer) managementURL(m moment) string {
+	if b.s.Management.Port == 0 {
+		return ""
+	}
 	if !b.s.SharedPort() {
 		return managementURL(b.s.Management, false)
 	}

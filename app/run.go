@@ -29,6 +29,7 @@ import (
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
+	poolsource "github.com/fnlb/fnlb/discovery/pools"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/haproxy/process"
 	"github.com/fnlb/fnlb/model"
@@ -54,7 +55,10 @@ type balancer struct {
 
 	store      *store.Mirror
 	nodes      *nodesource.Source
-	kept       []discovery.Kept // the sources whose truth is kept in files
+	pools      *poolsource.Source // nil: no pools
+	parts      []running          // that run beside the others until the end
+	panics     atomic.Uint64      // of calls
+	kept       []discovery.Kept   // the sources whose truth is kept in files
 	certs      *assets.Certificates
 	collector  *discovery.Collector
 	supervisor *supervisor.Supervisor
@@ -67,6 +71,12 @@ type balancer struct {
 	touched    chan struct{}     // one of them is another one
 	read       [sha256.Size]byte // sum of what was read last; since the start the signals' goroutine owns it
 	closers    []func() error    // what must be undone at the end, in reverse order
+}
+
+// running is a part of the program: it ends with its context, or fails.
+type running struct {
+	name string
+	run  func(context.Context) error
 }
 
 // server is one listener of the management API.
@@ -165,7 +175,11 @@ func (b *balancer) build(c *call) error {
 		Sources: sources,
 		Min:     b.s.WaitMin, Max: b.s.WaitMax, Barrier: wait, Out: b.supervisor.Put, Log: b.log,
 	})
-	return b.listen(rules)
+	report := &report{b: b}
+	if err := b.listenPools(rules, limit, report); err != nil {
+		return err
+	}
+	return b.listen(rules, report)
 }
 
 // sources are those that the settings ask for.
@@ -176,6 +190,13 @@ func (b *balancer) sources(adopting bool) ([]discovery.Source, error) {
 		return nil, err
 	}
 	sources = append(sources, nodes)
+	if b.s.Pools.Port != 0 {
+		pools, err := b.poolSource(adopting)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, pools)
+	}
 	if b.s.Docker {
 		containers, err := b.containerSource(adopting)
 		if err != nil {
@@ -292,13 +313,11 @@ func dup(f *os.File) (*os.File, error) {
 }
 
 // listen opens the management API: the admin socket always, then the socket behind HAProxy or a port of our own.
-func (b *balancer) listen(rules access.Rules) error {
-	report := &report{b: b}
-	panics := new(atomic.Uint64)
+func (b *balancer) listen(rules access.Rules, report *report) error {
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
-			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Traffic: b.supervisor, Own: own, Panics: panics, Log: b.log,
-			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: panics.Load, LogDropped: b.lost, Log: b.log}),
+			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Traffic: b.supervisor, Own: own, Panics: &b.panics, Log: b.log,
+			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: b.panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}
 	b.open = append(b.open, reopened{path: b.dirs.adminSocket(), open: func() (server, error) {
@@ -321,7 +340,7 @@ func (b *balancer) listen(rules access.Rules) error {
 		}
 		b.add(s.l, s.h)
 	}
-	if b.s.SharedPort() {
+	if b.s.SharedPort() || b.s.Management.Port == 0 {
 		return nil
 	}
 	l, err := net.Listen("tcp", b.s.Management.String())
@@ -411,6 +430,9 @@ func (b *balancer) run(signals <-chan os.Signal, c *call) error {
 	for _, s := range b.servers {
 		b.serve(s)
 	}
+	for _, p := range b.parts {
+		part(p.name, func() error { return p.run(others) })
+	}
 	part("watch", func() error { return watch.New(b.log, b.watched...).Run(others, b.touch) })
 	part("store", func() error { return b.store.Run(others) })
 	part("sources", func() error { return b.collector.Run(others) })
@@ -432,8 +454,16 @@ func (b *balancer) run(signals <-chan os.Signal, c *call) error {
 		defer end()
 		return b.supervisor.Run(soft, hard)
 	})
-	b.log.Info("fnlb", "version", config.FullVersion(), "listen", b.s.Listen, "mgmt", b.s.Management, "nodes", len(b.s.Nodes), "run_dir", b.s.RunDir)
+	b.log.Info("fnlb", "version", config.FullVersion(), "listen", shown(b.s.Listen), "mgmt", shown(b.s.Management), "nodes", len(b.s.Nodes), "run_dir", b.s.RunDir)
 	return g.Wait()
+}
+
+// shown is an address in the log.
+func shown(b model.Bind) string {
+	if b.Port == 0 {
+		return "off"
+	}
+	return b.String()
 }
 
 // obey turns signals, and changes of watched files, into what they mean until ctx ends.

@@ -22,7 +22,7 @@ func (o option) env() string { return "FNLB_" + strings.ToUpper(strings.ReplaceA
 
 // options lists every flag in the order of the help.
 var options = []option{
-	{"listen", "ADDR", ":8081", "address for traffic", setBind(func(s *Settings) *bind { return &s.Listen })},
+	{"listen", "ADDR", ":8081", "address for traffic of the nodes; empty: none", setBindOrNone(func(s *Settings) *bind { return &s.Listen })},
 	{"mgmt-listen", "ADDR", ":8081", "address for /1/lb/…; the same as listen: on the traffic port", setBind(func(s *Settings) *bind { return &s.Management })},
 	{"nodes", "LIST", "", "nodes to start with: HOST:PORT,HOST:PORT,…", setNodes},
 	{"hc-interval", "TIME", "3", "time between two health checks of a node", setTime(func(s *Settings) *span { return &s.Check.Interval }, positive)},
@@ -51,6 +51,12 @@ var options = []option{
 	{"docker", "HOST", "auto", "Docker engine whose labels are followed: unix:///FILE, tcp://HOST:PORT or off; auto: DOCKER_HOST, or the usual socket if there", setDocker},
 	{"publish-allow", "PORTS", "", "ports that labels may publish, as 80,443,8000-8999; default all but the balancer's own", setPorts},
 	{"cert-dir", "DIRS", "", "folders with the certificates that labels may name; may repeat; default /certs, /etc/ssl, /etc/haproxy, /usr/local/etc/haproxy, /run/secrets", setDirs},
+
+	{"pools-listen", "ADDR", "", "address of the gRPC service that takes pools of backends; default none", setBindOrNone(func(s *Settings) *bind { return &s.Pools })},
+	{"pools-http-listen", "ADDR", "", "address where the patterns of pools are served; may be that of listen; default :8080 with pools-listen", setBindOrNone(func(s *Settings) *bind { return &s.PoolsHTTP })},
+	{"pools-cert", "FILE", "", "certificate of the gRPC service, PEM, which then speaks TLS", setText(func(s *Settings) *string { return &s.PoolsCert })},
+	{"pools-key", "FILE", "", "key of that certificate, PEM; default the same file", setText(func(s *Settings) *string { return &s.PoolsKey })},
+	{"pools-client-ca", "FILE", "", "authorities, PEM, one of which must have signed a client's certificate", setText(func(s *Settings) *string { return &s.PoolsClientCA })},
 
 	{"run-dir", "DIR", "", "sockets, pid file, candidates; two balancers on a host use two", setRunDir},
 	{"haproxy", "FILE", "haproxy", "the HAProxy to run", setNonEmpty(func(s *Settings) *string { return &s.HAProxy })},
@@ -141,6 +147,9 @@ func (in Input) Settings(host Host) (Settings, error) {
 		}
 	}
 	s.Unasked = !in.of("listen").given && len(s.Nodes) == 0
+	if err := poolPorts(&s, in.of("mgmt-listen").given); err != nil {
+		return Settings{}, err
+	}
 	if err := complete(&s, host); err != nil {
 		return Settings{}, err
 	}

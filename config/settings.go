@@ -15,8 +15,8 @@ const PoolService = "nodes"
 
 // Settings is everything the command line and the environment say, parsed to types.
 type Settings struct {
-	Listen     model.Bind // the traffic port
-	Management model.Bind // where /1/lb/ answers; equal to Listen: on the traffic port
+	Listen     model.Bind // the traffic port of the nodes; no port: none
+	Management model.Bind // where /1/lb/ answers; equal to a traffic port: there; no port: on the socket in the run directory alone
 	Nodes      []model.Node
 	NodePolicy model.Policy
 	DB         store.Address // where nodes are kept
@@ -41,6 +41,12 @@ type Settings struct {
 	StatsPort    uint16        // HAProxy's statistics page on all addresses; 0: off
 	Unasked      bool          // nobody asked for the traffic port: it gives way to labels
 
+	Pools         model.Bind // gRPC service that takes pools; no port: none
+	PoolsHTTP     model.Bind // where their patterns are served; may be Listen
+	PoolsCert     string     // file; empty: plain text
+	PoolsKey      string     // file; empty: PoolsCert
+	PoolsClientCA string     // file; empty: clients need no certificate
+
 	RunDir        string
 	HAProxy       string // path, or a name to look up in PATH
 	HAProxyConfig string
@@ -64,32 +70,47 @@ type Settings struct {
 	Warnings    []string // what was accepted and has no effect
 }
 
-// SharedPort reports whether management is answered on the traffic port.
-func (s *Settings) SharedPort() bool { return s.Listen == s.Management }
+// SharedPort reports whether management is answered on a traffic port.
+func (s *Settings) SharedPort() bool {
+	return s.Management.Port != 0 && (s.Management == s.Listen || s.Management == s.PoolsHTTP)
+}
 
-// Pool is the one offer that the flags make: listener, route and service of the node pool. Sources of nodes send servers
-// for it.
+// Pool is the offer that the flags make of the node pool: listener, route and service. Sources of nodes send servers for it.
 func (s *Settings) Pool(cert string) model.Offer {
-	return model.Offer{
+	o := model.Offer{
 		Owner: model.Owner{Source: "flags", Name: "--listen"}, Yields: s.Unasked,
-		Rows: model.Rows{
-			Listeners: []model.Listener{{
-				Bind:           s.Listen,
-				TLS:            s.TLSCert != "",
-				Management:     s.SharedPort(),
-				ClientTimeout:  s.ClientTimeout,
-				TrustedProxies: s.TrustedProxies,
-			}},
-			Routes: []model.Route{{Bind: s.Listen, Service: PoolService, Cert: cert}},
-			Services: []model.Service{{
-				Name:          PoolService,
-				BalanceFactor: s.BalanceFactor,
-				MaxConn:       s.NodeMaxConn,
-				Check:         s.Check,
-				Timeouts:      s.Timeouts,
-			}},
-		},
+		Rows: model.Rows{Services: []model.Service{{
+			Name:          PoolService,
+			BalanceFactor: s.BalanceFactor,
+			MaxConn:       s.NodeMaxConn,
+			Check:         s.Check,
+			Timeouts:      s.Timeouts,
+		}}},
 	}
+	if s.Listen.Port != 0 {
+		o.Listeners = []model.Listener{s.listener(s.Listen, s.TLSCert != "")}
+		o.Routes = []model.Route{{Bind: s.Listen, Service: PoolService, Cert: cert}}
+	}
+	return o
+}
+
+func (s *Settings) listener(at model.Bind, tls bool) model.Listener {
+	return model.Listener{
+		Bind:           at,
+		TLS:            tls,
+		Management:     s.Management == at,
+		Routed:         s.PoolsHTTP == at,
+		ClientTimeout:  s.ClientTimeout,
+		TrustedProxies: s.TrustedProxies,
+	}
+}
+
+// Patterns is the offer of the listener that serves the patterns of pools, where that is one of its own.
+func (s *Settings) Patterns() (o model.Offer, ok bool) {
+	return model.Offer{
+		Owner: model.Owner{Source: "flags", Name: "--pools-http-listen"},
+		Rows:  model.Rows{Listeners: []model.Listener{s.listener(s.PoolsHTTP, false)}},
+	}, s.PoolsHTTP.Port != 0 && s.PoolsHTTP != s.Listen
 }
 
 // PortRange is First to Last, both included.
@@ -97,7 +118,7 @@ type PortRange struct{ First, Last uint16 }
 
 // MayPublish reports whether labels may ask for that port of the balancer.
 func (s *Settings) MayPublish(port uint16) bool {
-	if !s.SharedPort() && port == s.Management.Port {
+	if !s.SharedPort() && port == s.Management.Port || port == s.Pools.Port || port == s.PoolsHTTP.Port && s.PoolsHTTP != s.Listen {
 		return false
 	}
 	if len(s.PublishAllow) == 0 {
@@ -119,6 +140,9 @@ func (s *Settings) Statistics() (o model.Offer, ok bool) {
 // Offers are those that the flags make.
 func (s *Settings) Offers(cert string) []model.Offer {
 	offers := []model.Offer{s.Pool(cert)}
+	if o, ok := s.Patterns(); ok {
+		offers = append(offers, o)
+	}
 	if o, ok := s.Statistics(); ok {
 		offers = append(offers, o)
 	}

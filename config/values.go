@@ -82,6 +82,17 @@ func setBind(at func(*Settings) *bind) setter {
 	}
 }
 
+// setBindOrNone is setBind that takes an empty text for no listener.
+func setBindOrNone(at func(*Settings) *bind) setter {
+	return func(s *Settings, text string) error {
+		if text == "" {
+			*at(s) = bind{}
+			return nil
+		}
+		return setBind(at)(s, text)
+	}
+}
+
 // setNodes reads the list of nodes. Names are checked against the policy when they are resolved, addresses in complete.
 func setNodes(s *Settings, text string) error {
 	if strings.TrimSpace(text) == "" {
@@ -449,15 +460,11 @@ func complete(s *Settings, host Host) error {
 			s.Template = s.Appears
 		}
 	}
-	if !s.SharedPort() && s.Listen.Overlaps(s.Management) {
-		return usage("give both flags the same address, or another port to one",
-			"--listen %s and --mgmt-listen %s share a port and are not the same", s.Listen, s.Management)
+	if err := distinct(s); err != nil {
+		return err
 	}
 	s.NodePolicy.Local = host.Local
-	s.NodePolicy.Own = []model.Bind{s.Listen}
-	if !s.SharedPort() {
-		s.NodePolicy.Own = append(s.NodePolicy.Own, s.Management)
-	}
+	s.NodePolicy.Own = s.ownPorts()
 	for _, n := range s.Nodes {
 		if n.IP.IsValid() {
 			if err := s.NodePolicy.Check(netip.AddrPortFrom(n.IP, n.Port)); err != nil {

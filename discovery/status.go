@@ -34,6 +34,25 @@ func (c *Collector) Status() Status {
 	return Status{Wanted: c.sent.Revision, Sources: sources, Problems: c.problems, Found: c.found, State: c.sent}
 }
 
+// Conflict says what stands in the way of an offer that nobody has made yet: the problem that it would have; nil: nothing, as far as is
+// known. An offer of the same owner is taken as replaced.
+func (c *Collector) Conflict(o model.Offer) error {
+	c.mu.Lock()
+	sent := c.sent
+	c.mu.Unlock()
+	if sent.Revision == 0 {
+		return nil
+	}
+	offers := slices.DeleteFunc(slices.Clone(sent.Offers), func(other model.Offer) bool { return other.Owner == o.Owner })
+	_, problems := model.Merge(append(offers, o))
+	for _, p := range problems {
+		if p.Owner == o.Owner {
+			return p
+		}
+	}
+	return nil
+}
+
 // Changed gives a channel that is closed when Status changes next. A reader takes it before it calls Status, so that it
 // misses nothing; any number of readers may wait.
 func (c *Collector) Changed() <-chan struct{} {

@@ -62,6 +62,35 @@ func Health(path string, kind ListenerKind) bool {
 	return false
 }
 
+// Caller judges calls of another protocol than HTTP, on a port of our own: by the peer's address and by what the call has as
+// Authorization. The error is a *Refusal.
+func (r Rules) Caller() func(peer netip.Addr, authorization []string) error {
+	g := newGuard(r, Port)
+	return func(peer netip.Addr, authorization []string) error {
+		switch {
+		case !g.allowed(peer.Unmap().WithZone("")):
+			return &Refusal{Msg: notAllowed(peer)}
+		case !g.bears(authorization):
+			return &Refusal{Token: true, Msg: needsToken}
+		}
+		return nil
+	}
+}
+
+// Refusal is why a call may not be made.
+type Refusal struct {
+	Token bool // the right token would let it through
+	Msg   string
+}
+
+func (r *Refusal) Error() string { return r.Msg }
+
+const needsToken = "a bearer token is needed, that of --mgmt-token-file: Authorization: Bearer TOKEN"
+
+func notAllowed(peer netip.Addr) string {
+	return fmt.Sprintf("%s may not use the management API; --mgmt-allow lists who may", peer)
+}
+
 // refusal is an answer in place of next's.
 type refusal struct {
 	status int
@@ -138,7 +167,7 @@ func (g *guard) judge(r *http.Request) *refusal {
 		return &refusal{http.StatusForbidden, "the client's address did not arrive, so nobody can say whether it may"}
 	}
 	if !g.allowed(peer) {
-		return &refusal{http.StatusForbidden, fmt.Sprintf("%s may not use the management API; --mgmt-allow lists who may", peer)}
+		return &refusal{http.StatusForbidden, notAllowed(peer)}
 	}
 	if !g.proxied {
 		for _, h := range []string{"Forwarded", "X-Forwarded-For", "Via"} {
@@ -150,8 +179,8 @@ func (g *guard) judge(r *http.Request) *refusal {
 	if host := hostname(r.Host); local(r).IsLoopback() && !g.named(host) {
 		return &refusal{http.StatusForbidden, fmt.Sprintf("the Host %s is not accepted on a loopback address; use an IP address or localhost, or list the name with %s", short(r.Host), HostFlag)}
 	}
-	if !g.bears(r) {
-		return &refusal{http.StatusUnauthorized, "a bearer token is needed, that of --mgmt-token-file: Authorization: Bearer TOKEN"}
+	if !g.bears(r.Header["Authorization"]) {
+		return &refusal{http.StatusUnauthorized, needsToken}
 	}
 	if err := g.origin.Check(r); err != nil {
 		return &refusal{http.StatusForbidden, "the request comes from a page of another site; only pages of this one may write"}
@@ -169,11 +198,10 @@ func (g *guard) allowed(peer netip.Addr) bool {
 }
 
 // bears compares digests, so that neither the token's bytes nor its length show in the time it takes.
-func (g *guard) bears(r *http.Request) bool {
+func (g *guard) bears(values []string) bool {
 	if g.token == nil {
 		return true
 	}
-	values := r.Header["Authorization"]
 	if len(values) != 1 {
 		return false
 	}
