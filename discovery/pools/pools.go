@@ -54,8 +54,10 @@ type Prober interface {
 
 // Source offers the pools that the store keeps. Its methods may be called by any goroutine.
 type Source struct {
-	o    Options
-	view *store.View
+	o       Options
+	view    *store.View
+	limit   int // Limit, as tests change it
+	members int // MembersLimit
 
 	mu      sync.Mutex
 	records []store.Record // as they were read last
@@ -78,7 +80,7 @@ var _ discovery.Source = (*Source)(nil)
 
 // New must be called before the store runs. Earlier is for a store that is only memory.
 func New(o Options) *Source {
-	s := &Source{o: o, view: o.Store.Follow(Kind), asked: map[string]string{}, gone: map[string]removal{}}
+	s := &Source{o: o, limit: Limit, members: MembersLimit, view: o.Store.Follow(Kind), asked: map[string]string{}, gone: map[string]removal{}}
 	if o.Earlier != nil {
 		for i := range o.Earlier.Offers {
 			if err := s.recall(&o.Earlier.Offers[i]); err != nil {
@@ -129,8 +131,8 @@ func (s *Source) AddPool(ctx context.Context, p model.Pool) error {
 	if err := check.Validate(p.Check); err != nil {
 		return problem(pattern, model.Invalid, "a health_check is refused: "+err.Error(), "")
 	}
-	if s.view.Len() >= Limit && !s.view.Has(keyOf(pattern)) {
-		return problem(pattern, model.Refused, fmt.Sprintf("there are %d pools, the most that are kept", Limit), "remove some first")
+	if s.view.Len() >= s.limit && !s.view.Has(keyOf(pattern)) {
+		return problem(pattern, model.Refused, fmt.Sprintf("there are %d pools, the most that are kept", s.limit), "remove some first")
 	}
 	r := record{Check: p.Check, Since: s.o.Now(), By: model.Asker(ctx)}
 	if err := s.o.Conflict(s.offer(pattern, r)); err != nil {
@@ -183,7 +185,7 @@ func (s *Source) AddMember(ctx context.Context, pattern string, m model.Member) 
 	if err := s.o.Policy.Check(at); err != nil {
 		return problem(p, model.Refused, "backend ip is invalid: "+err.Error(), "")
 	}
-	if _, err := r.add(p, m); err != nil {
+	if _, err := r.add(p, m, s.members); err != nil {
 		return err
 	}
 	if found := s.o.Prober.Probe(ctx, r.Check, at, m.Name()); !found.OK {
@@ -195,7 +197,7 @@ func (s *Source) AddMember(ctx context.Context, pattern string, m model.Member) 
 	err = s.update(ctx, p, func(old []byte) ([]byte, error) {
 		now, err := stands(p, pattern, old)
 		if err == nil {
-			now, err = now.add(p, m)
+			now, err = now.add(p, m, s.members)
 		}
 		if err != nil {
 			return nil, err
@@ -210,14 +212,14 @@ func (s *Source) AddMember(ctx context.Context, pattern string, m model.Member) 
 }
 
 // add gives the record with one more member.
-func (r record) add(p model.Pattern, m model.Member) (record, error) {
+func (r record) add(p model.Pattern, m model.Member, most int) (record, error) {
 	added := member{m.IP, m.Port}
 	i, there := r.find(added)
 	switch {
 	case there:
 		return r, problem(p, model.Conflict, "backend already exists", "")
-	case len(r.Members) >= MembersLimit:
-		return r, problem(p, model.Refused, fmt.Sprintf("the pool has %d backends, the most that are kept", MembersLimit), "remove some first")
+	case len(r.Members) >= most:
+		return r, problem(p, model.Refused, fmt.Sprintf("the pool has %d backends, the most that are kept", most), "remove some first")
 	case len(r.Members) > 0 && r.BasePath != m.BasePath:
 		return r, problem(p, model.Refused, fmt.Sprintf("the pool's other backends have the url_path %q, this one has %q", slash(r.BasePath), slash(m.BasePath)),
 			"all backends of a pool have the same url_path; make a pool of its own for another one")
