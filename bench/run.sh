@@ -11,6 +11,9 @@
 #	bench/run.sh bulk                 1,000 and 10,000 servers in one State, and one change among them
 #	bench/run.sh row                  10,000 changes in a row under load: requests lost, reloads, memory
 #	bench/run.sh hold                 1,000 reloads asked for while 500 WebSockets and 50 downloads are open
+#	bench/run.sh docker               containers: start, updates under load, 300 at rest, a crash loop, POSTs; about 40 minutes, as root
+#	bench/run.sh stores               SQLite, PostgreSQL, MariaDB: durable PUTs, two balancers, 10,000 nodes, 200 kills; about 15 minutes
+#	bench/run.sh pools                gRPC: AddBackend, and how two random choices spread; about 3 minutes
 #	bench/run.sh --rounds 20 cpu      flags go first; --help tells them
 #
 # For a quiet result nothing else may run on the host. Two cores are needed.
@@ -21,12 +24,26 @@ if ! [ -x .haproxy/2.6/haproxy ] || ! [ -x .haproxy/3.0/haproxy ]; then
   test/install-tools.sh packages
   test/install-tools.sh haproxy
 fi
+# tested NAME PACKAGE TESTS: tests whose full size is a measurement; their figures go to the terminal and to bench/results.
+tested() {
+  mkdir -p bench/results
+  FNLB_E2E_FULL=1 go test -count 1 -timeout 3h -v -run "$3" "$2" | tee "bench/results/$1.log" | sed -nu 's/.*figure: //p; /^ *--- FAIL/p; /^FAIL/p' | tee "bench/results/$1.txt"
+}
+
 ./compile.sh
 go build -o bin/bench ./bench
 args=()
+only=
 for arg; do
-  if [ "$arg" = changes ]; then args+=(latency bulk row hold); else args+=("$arg"); fi
+  case $arg in
+  changes) args+=(latency bulk row hold) ;;
+  docker) only=1; tested docker ./test/containers 'TestStartLatency|TestRollingUpdate|TestSwarmUpdate|TestCrashLoop|TestCrowd|TestPosts' ;;
+  stores) only=1; tested stores ./test/stores 'TestFigures|TestKilled' ;;
+  pools) only=1; tested pools ./test/pools 'TestFigures' ;;
+  *) args+=("$arg") ;;
+  esac
 done
+if [ -n "$only" ] && [ ${#args[@]} = 0 ]; then exit; fi
 set -- "${args[@]}"
 case " $* " in
 *' latency '* | *' bulk '* | *' row '* | *' hold '*) ;;

@@ -50,7 +50,7 @@ func apart(workers int) []load.Group {
 // none expects that no request has failed.
 func none(t *testing.T, r load.Result) {
 	t.Helper()
-	t.Log(r)
+	t.Logf("figure: %s: %d of %d requests failed; p99 %s", t.Name(), r.Failed, r.Requests, r.Latency(.99).Round(time.Millisecond))
 	if r.Failed > 0 || r.Requests == 0 {
 		t.Errorf("%d of %d requests failed", r.Failed, r.Requests)
 	}
@@ -75,7 +75,7 @@ func TestStartLatency(t *testing.T) {
 			c.Stop(t)
 			b.waitServers()
 		}
-		t.Logf("first answer of the container itself: %s; through the balancer: %s", spread(own), spread(served))
+		t.Logf("figure: first answer of the container itself: %s; through the balancer: %s", spread(own), spread(served))
 		if n := b.reloads(); n > 1 { // that of the port
 			t.Errorf("%d reloads for one port", n)
 		}
@@ -265,7 +265,7 @@ func TestCrowd(t *testing.T) {
 		before := b.cpu()
 		idle := time.Duration(size(1, 60)) * time.Second
 		time.Sleep(idle) // that nothing happens is what is measured
-		t.Logf("%d containers: all serve %s after the last start, %d applies, %d reloads; then fnlb uses %.2f %% of a core",
+		t.Logf("figure: %d containers: all serve %s after the last start, %d applies, %d reloads; then fnlb uses %.2f %% of a core",
 			n, took.Round(time.Millisecond), len(got.Changes), b.reloads(), 100*(b.cpu()-before).Seconds()/idle.Seconds())
 	})
 }

@@ -26,7 +26,7 @@ func TestPosts(t *testing.T) {
 			t.Run(end, func(t *testing.T) {
 				beside(t)
 				ours, bare := stopsUnderPosts(t, h, end)
-				t.Logf("%s: %d of %d POSTs lost; behind a bare HAProxy %d of %d", end, ours.Failed, ours.Requests, bare.Failed, bare.Requests)
+				t.Logf("figure: %s: %d of %d POSTs lost; behind a bare HAProxy %d of %d", end, ours.Failed, ours.Requests, bare.Failed, bare.Requests)
 				if ours.Requests == 0 || bare.Requests == 0 {
 					t.Error("there was no load")
 				}

@@ -25,6 +25,12 @@ func Clients(think time.Duration) []load.Group {
 // failure.
 func Load(t *testing.T, addr string, clients []load.Group) (stop func() load.Result) {
 	t.Helper()
+	return LoadPaths(t, addr, Paths(50), clients)
+}
+
+// LoadPaths is Load with other paths.
+func LoadPaths(t *testing.T, addr string, paths []string, clients []load.Group) (stop func() load.Result) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := make(chan struct{})
 	var result load.Result
@@ -32,7 +38,7 @@ func Load(t *testing.T, addr string, clients []load.Group) (stop func() load.Res
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		result, err = load.Run(ctx, load.Options{
-			Address: addr, Paths: Paths(50), Timeout: Patience, Groups: clients, Ready: func() { close(ready) },
+			Address: addr, Paths: paths, Timeout: Patience, Groups: clients, Ready: func() { close(ready) },
 		})
 	})
 	select {

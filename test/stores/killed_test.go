@@ -118,6 +118,6 @@ func TestKilled(t *testing.T) {
 		for _, w := range all {
 			calls += w.calls
 		}
-		t.Logf("%s %s: killed %d times, %d answered calls", db.kind, h.Version, rounds, calls)
+		t.Logf("figure: %s %s: killed %d times, %d answered calls", db.kind, h.Version, rounds, calls)
 	})
 }
