@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what `make test` needs and leaves alone what is there: Debian packages (with sudo where we are not root),
-# golangci-lint of a fixed version, the three HAProxy versions, and the Debian root that images are built from.
+# golangci-lint, buf and its generators of fixed versions, the three HAProxy versions, and the Debian root that images are built from.
 #
 #	install-tools.sh           everything
 #	install-tools.sh packages  Debian packages only
 #	install-tools.sh lint      golangci-lint only
+#	install-tools.sh proto     buf and the generators of the gRPC contract only
 #	install-tools.sh haproxy   the HAProxy versions only
 #	install-tools.sh debian    the Debian root only
 #	install-tools.sh run       what `make run` needs: HAProxy
@@ -43,16 +44,26 @@ packages() { # COMMAND=PACKAGE…: installs the packages whose command (or file,
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" </dev/null
 }
 
-lint() {
-  # Built from source by the Go that is here: a linter built by an older Go refuses newer code.
-  local module=github.com/golangci/golangci-lint/v2/cmd/golangci-lint version=v2.15.0 kept
-  kept=$cache/tools/golangci-lint-$version-$(go env GOVERSION)
+# tool MODULE VERSION: built from source by the Go that is here (a linter built by an older Go refuses newer code), once for all clones.
+tool() {
+  local name=${1##*/} kept
+  kept=$cache/tools/$name-$2-$(go env GOVERSION)
   mkdir -p "$kept" bin/tools
   (
     flock 9 # two clones that test at once build it once
-    [ -x "$kept/golangci-lint" ] || GOBIN="$kept" GOFLAGS= go install "$module@$version"
+    [ -x "$kept/$name" ] || GOBIN="$kept" GOFLAGS= go install "$1@$2"
   ) 9>"$kept/lock"
-  ln -sf "$kept/golangci-lint" bin/tools/golangci-lint
+  ln -sf "$kept/$name" "bin/tools/$name"
+}
+
+lint() {
+  tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
+}
+
+proto() {
+  tool github.com/bufbuild/buf/cmd/buf v1.75.0
+  tool google.golang.org/protobuf/cmd/protoc-gen-go v1.36.12
+  tool google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2
 }
 
 haproxy() {
@@ -87,17 +98,19 @@ case ${1:-all} in
 all)
   test_packages
   lint
+  proto
   haproxy
   debian
   ;;
 packages) test_packages ;;
 lint) lint ;;
+proto) proto ;;
 haproxy) haproxy ;;
 debian) debian ;;
 run) packages haproxy=haproxy ;;
 bench) packages haproxy=haproxy wrk=wrk nginx=nginx-light ;;
 *)
-  echo "usage: install-tools.sh [packages|lint|haproxy|debian|run|bench]" >&2
+  echo "usage: install-tools.sh [packages|lint|proto|haproxy|debian|run|bench]" >&2
   exit 2
   ;;
 esac

@@ -66,15 +66,17 @@ part modules go mod download || exit 1
 beside haproxy test/install-tools.sh haproxy
 beside debian test/install-tools.sh debian
 beside linter nice test/install-tools.sh lint
+beside generators nice test/install-tools.sh proto
 part format formatted || bad+=(format)
 part build compiled || bad+=(build)
-await haproxy debian linter
+await haproxy debian linter generators
 if [ ${#bad[@]} != 0 ] && [[ " ${bad[*]} " == *" haproxy "* ]]; then
   echo "without the HAProxy versions the tests cannot run"
   exit 1
 fi
 
 [[ " ${bad[*]} " == *" linter "* ]] || beside lint bin/tools/golangci-lint run ./...
+[[ " ${bad[*]} " == *" generators "* ]] || part proto test/proto.sh || bad+=(proto)
 [ "${FUZZ:-5}" = 0 ] || part fuzz test/fuzz.sh "${FUZZ:-5}" || bad+=(fuzz)
 [ -z "${pids[lint]:-}" ] || await lint
 from=$SECONDS
