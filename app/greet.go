@@ -116,7 +116,7 @@ func (b *balancer) greet(ctx context.Context, out io.Writer, at terminal) {
 		m := look()
 		s := screen{
 			status: (&report{b: b}).Status(), state: m.col.State, barred: m.sup.Barred,
-			url: b.managementURL(m), docker: b.s.Docker, width: at.width, color: at.color,
+			url: b.managementURL(m), docker: b.s.Docker, pools: b.s.Pools, noPort: b.s.Listen.Port == 0, width: at.width, color: at.color,
 		}
 		if at.width == 0 {
 			s.width = screenWide

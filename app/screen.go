@@ -29,6 +29,8 @@ type screen struct {
 	barred []model.Bind // listeners of it that HAProxy cannot have
 	url    string       // of the management API, for a curl on this host; empty: only the admin socket answers
 	docker bool         // containers are followed
+	pools  model.Bind   // of the gRPC service; no port: none
+	noPort bool         // nodes have no port
 	width  int          // columns
 	color  bool
 }
@@ -70,10 +72,15 @@ func (s *screen) render() string {
 	if len(s.state.Servers) == 0 {
 		b.line("")
 		b.bold("It waits for the first server:")
-		if s.url == "" {
+		switch {
+		case s.noPort:
+		case s.url == "":
 			b.line("  fnlb nodes add HOST:PORT")
-		} else {
+		default:
 			b.line("  curl -X PUT -d '{\"node\":\"HOST:PORT\"}' " + s.url + "/1/lb/nodes")
+		}
+		if s.pools.Port != 0 {
+			b.line(fmt.Sprintf("  cli --lb=%s --pattern=/ addPool", strings.TrimPrefix(managementURL(s.pools, false), "http://")))
 		}
 		if s.docker {
 			b.line("  docker run -d -l lb.enable=Y -l lb.publish=PORT -l lb.target=PORT IMAGE")
@@ -126,9 +133,9 @@ func (s *screen) rows() []row {
 	slices.SortStableFunc(listeners, func(a, b model.Listener) int {
 		return cmp.Or(cmp.Compare(a.Bind.Port, b.Bind.Port), a.Bind.IP.Compare(b.Bind.IP))
 	})
-	services := map[model.Bind][]string{}
+	routes := map[model.Bind][]model.Route{}
 	for _, r := range s.state.Routes {
-		services[r.Bind] = append(services[r.Bind], r.Service)
+		routes[r.Bind] = append(routes[r.Bind], r)
 	}
 	var rows []row
 	for i := range listeners {
@@ -145,13 +152,20 @@ func (s *screen) rows() []row {
 			}
 			rows = append(rows, row{listen, "all", "HAProxy's statistics", servers, barred})
 		}
-		for _, name := range services[l.Bind] {
-			c := counts[name]
+		for _, r := range routes[l.Bind] {
+			c := counts[r.Service]
 			servers := model.UpOf(c.up, c.all)
 			if barred {
 				servers = leftOutWord
 			}
-			rows = append(rows, row{listen, "all", name, servers, barred || c.up < c.all})
+			where := r.Pattern.String()
+			switch {
+			case r.Match == model.Rest && len(routes[l.Bind]) == 1:
+				where = "all"
+			case r.Match == model.Rest:
+				where = "all else"
+			}
+			rows = append(rows, row{listen, where, r.Service, servers, barred || c.up < c.all})
 		}
 	}
 	return rows

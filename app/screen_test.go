@@ -94,6 +94,18 @@ func screens() map[string]*screen {
 	all["colours"] = s
 
 	s = serving()
+	s.pools, s.noPort, s.docker = model.Bind{Port: 8081}, true, false
+	all["pools, none yet"] = s
+
+	s = serving()
+	at := model.Bind{Port: 8080}
+	s.port(at, "nodes", 1, 1)
+	s.port(at, "pool:sub:0123456789", 1, 2)
+	s.state.Listeners = s.state.Listeners[:1]
+	s.state.Routes[1].Pattern = model.Pattern{Host: "h.example", Path: "/sub", Match: model.Prefix, Slash: true}
+	all["hosts and paths"] = s
+
+	s = serving()
 	s.width = 40
 	s.port(model.Bind{Port: 80}, "port__80_backends_with_a_very_long_name", 0, 1)
 	all["narrow"] = s
@@ -107,7 +119,7 @@ func TestScreen(t *testing.T) {
 	all := screens()
 	if *update {
 		var a txtar.Archive
-		for _, name := range []string{"nothing", "nothing, and no management port", "ports of all kinds", "not yet", "frozen", "10,000 servers", "colours", "narrow"} {
+		for _, name := range []string{"nothing", "nothing, and no management port", "ports of all kinds", "not yet", "frozen", "10,000 servers", "colours", "pools, none yet", "hosts and paths", "narrow"} {
 			a.Files = append(a.Files, txtar.File{Name: name, Data: []byte(strings.ReplaceAll(all[name].render(), "\x1b", "ESC"))})
 		}
 		if err := os.WriteFile(file, txtar.Format(&a), 0o600); err != nil {
