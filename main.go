@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/fnlb/fnlb/app"
+	"github.com/fnlb/fnlb/store/open"
 )
 
 func main() {
@@ -17,6 +18,8 @@ func main() {
 		Env:    os.LookupEnv,
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
+
+		Databases: open.Bind,
 		Signals: func() <-chan os.Signal {
 			c := make(chan os.Signal, 8)
 			signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/fnlb/fnlb/app/logwriter"
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/config"
+	"github.com/fnlb/fnlb/store"
 )
 
 // Program is what a process gets from outside.
@@ -25,8 +27,13 @@ type Program struct {
 	Env            func(string) (string, bool)
 	Stdout, Stderr io.Writer
 	Signals        func() <-chan os.Signal // called once, by the balancer itself
+	Databases      Databases               // what opens the one of --db
 	Template       string                  // the default of --template, for tests; empty: /haproxy.tmpl
 }
+
+// Databases gives what opens the database at an address, nil where that is memory. They come from outside because their drivers are many
+// times larger than the rest of the program: tests and fuzz targets of this package need none.
+type Databases func(store.Address) (func(context.Context) (store.DB, error), error)
 
 // The exit codes.
 const (

@@ -144,7 +144,7 @@ func (c *call) storeLines(lines []nodesource.Line) error {
 
 // withStore runs do while the database of --db is open.
 func (c *call) withStore(do func(context.Context, *store.Mirror, *store.View) error) error {
-	o, err := storeOptions(c.settings.DB, slog.New(slog.DiscardHandler))
+	o, err := c.storeOptions(c.settings.DB, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

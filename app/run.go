@@ -53,6 +53,7 @@ type balancer struct {
 	worker identity
 	files  supervisor.Files
 
+	program    *Program
 	store      *store.Mirror
 	nodes      *nodesource.Source
 	pools      *poolsource.Source // nil: no pools
@@ -92,7 +93,7 @@ func runBalancer(c *call) error {
 		log.Warn(w)
 	}
 	signals := c.Signals() // from here on: a start that is interrupted cleans up as well
-	b := &balancer{s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
+	b := &balancer{program: &c.Program, s: c.settings, log: log, lost: c.log.Dropped, dirs: dirsOf(&c.settings)}
 	b.files = filesOf(&b.s)
 	defer b.close()
 	if err := b.build(c); err != nil {

@@ -8,13 +8,12 @@ import (
 	"path/filepath"
 
 	"github.com/fnlb/fnlb/store"
-	"github.com/fnlb/fnlb/store/open"
 )
 
 // openStore makes the store of nodes and pools; nothing of it runs yet. Of a database the last known records lie in the run directory,
 // so that a start without it has them.
 func (b *balancer) openStore() error {
-	o, err := storeOptions(b.s.DB, b.log)
+	o, err := b.program.storeOptions(b.s.DB, b.log)
 	if err != nil {
 		return err
 	}
@@ -28,8 +27,8 @@ func (b *balancer) openStore() error {
 	return nil
 }
 
-func storeOptions(address store.Address, log *slog.Logger) (store.Options, error) {
-	opened, err := open.Bind(address)
+func (p *Program) storeOptions(address store.Address, log *slog.Logger) (store.Options, error) {
+	opened, err := p.Databases(address)
 	if err != nil {
 		return store.Options{}, fmt.Errorf("%s: %w; correct --db", address, err)
 	}

@@ -221,7 +221,7 @@ func parseSQLite(rest string) (Address, error) {
 
 // dsn is the form that Go's MySQL driver has: USER:PASSWORD@NETWORK(ADDRESS)/DATABASE?PARAMETERS. The password is as it is, the last
 // "@NETWORK(" ends it.
-var dsn = regexp.MustCompile(`^(?:(.*)@)?(tcp|unix)\(([^()]*)\)/([^/]*(?:\?.*)?)$`)
+var dsn = regexp.MustCompile(`^(?:(.*)@)?(tcp|unix)\(([^()\s]*)\)/([^/]*(?:\?.*)?)$`)
 
 func parseDSN(login, network, host, rest string) (Address, error) {
 	a := Address{kind: MySQL, network: network, host: host}

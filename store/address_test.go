@@ -98,7 +98,7 @@ func TestNoSecrets(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, address := range []string{"sqlite3://a?b=c", "postgres://u:p@h/d?x=y", "mysql://u:p@tcp(h)/d", "mysql://u:p@h/d"} {
+	for _, address := range []string{"sqlite3://a?b=c", "postgres://u:p@h/d?x=y", "mysql://u:p@tcp(h)/d", "mysql://u:p@h/d", "mYsql://tcp( )/0"} {
 		f.Add(address, "pass")
 	}
 	f.Fuzz(func(t *testing.T, address, rest string) {

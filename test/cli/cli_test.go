@@ -20,6 +20,7 @@ import (
 
 	"github.com/fnlb/fnlb/app"
 	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	"github.com/fnlb/fnlb/store/open"
 )
 
 // patience bounds "until"; it is for a machine that is busy.
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 		signal.Ignore(syscall.SIGPIPE)
 		os.Exit(app.Main(app.Program{
 			Template: os.Getenv("DEFAULT_TEMPLATE"), // /haproxy.tmpl would be everybody's
-			Args:     os.Args[1:], Env: os.LookupEnv, Stdout: os.Stdout, Stderr: os.Stderr,
+			Args:     os.Args[1:], Env: os.LookupEnv, Stdout: os.Stdout, Stderr: os.Stderr, Databases: open.Bind,
 			Signals: func() <-chan os.Signal {
 				c := make(chan os.Signal, 8)
 				signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
