@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -46,7 +47,7 @@ func call(ctx context.Context, s settings, out io.Writer, coloured bool) (err er
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := send(ctx, pb.NewLoadBalancerClient(conn), s, out, coloured); err != nil {
-		return said(s, err)
+		return said(s, err, conn.GetState() == connectivity.Ready)
 	}
 	return nil
 }
@@ -75,17 +76,17 @@ func send(ctx context.Context, lb pb.LoadBalancerClient, s settings, out io.Writ
 	return err
 }
 
-// said makes one line for a person of what the balancer, or the way to it, said.
-func said(s settings, err error) error {
+// said makes one line for a person of what the balancer, or without it reached the way to it, said.
+func said(s settings, err error, reached bool) error {
 	answer, ok := status.FromError(err)
 	if !ok {
 		return err
 	}
 	text := strings.Join(strings.Fields(answer.Message()), " ")
-	switch answer.Code() {
-	case codes.Unavailable:
+	switch code := answer.Code(); {
+	case code == codes.Unavailable && !reached:
 		return fmt.Errorf("%s: %s: is the balancer running, with --pools-listen?", s.lb, text)
-	case codes.DeadlineExceeded:
+	case code == codes.DeadlineExceeded:
 		return fmt.Errorf("%s did not answer in time: %s", s.lb, text)
 	}
 	return fmt.Errorf("%s: %s", answer.Code(), text)
