@@ -70,7 +70,7 @@ func distinct(s *Settings) error {
 		for _, b := range all[i+1:] {
 			switch {
 			case !a.bind.Overlaps(b.bind):
-			case b.bind == s.Pools:
+			case b.flag == "--pools-listen": // what speaks gRPC shares with nobody
 				return usage("give one of them another port", "%s %s and %s %s share a port", a.flag, a.bind, b.flag, b.bind)
 			case a.bind != b.bind:
 				return usage("give both flags the same address, or another port to one", "%s %s and %s %s share a port and are not the same", a.flag, a.bind, b.flag, b.bind)
