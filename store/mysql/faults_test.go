@@ -21,9 +21,6 @@ func TestSecrets(t *testing.T) {
 }
 
 func TestFigures(t *testing.T) {
-	if !storetest.Full() {
-		t.Skip("figures are for FNLB_E2E_FULL=1")
-	}
 	s := storetest.OwnMariaDB(t, true)
 	storetest.Figures(t, s.URL(s.Database(t), nil), mysql.Open)
 }

@@ -22,8 +22,10 @@ func opener(t testing.TB, url string) func(context.Context) (store.DB, error) {
 
 func TestSuite(t *testing.T) {
 	s := storetest.SharedMariaDB(t)
-	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+	fixture := func(t *testing.T) storetest.Fixture {
 		name := s.Database(t)
 		return storetest.Fixture{Open: opener(t, s.URL(name, nil)), SQL: func(statements string) error { return s.SQL(name, statements) }}
-	})
+	}
+	storetest.Run(t, fixture)
+	storetest.RunSQL(t, fixture)
 }

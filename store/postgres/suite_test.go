@@ -26,7 +26,7 @@ func TestSuite(t *testing.T) {
 	s := storetest.SharedPostgres(t)
 	database := s.Database(t)
 	schemas := 0
-	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+	fixture := func(t *testing.T) storetest.Fixture {
 		schemas++
 		schema := fmt.Sprintf("schema%d", schemas)
 		if err := s.SQL(database, "CREATE SCHEMA "+schema); err != nil {
@@ -36,5 +36,7 @@ func TestSuite(t *testing.T) {
 			Open: opener(t, s.URL(database, nil)+"&search_path="+schema),
 			SQL:  func(statements string) error { return s.SQL(database, "SET search_path = "+schema+"; "+statements) },
 		}
-	})
+	}
+	storetest.Run(t, fixture)
+	storetest.RunSQL(t, fixture)
 }

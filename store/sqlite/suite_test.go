@@ -39,7 +39,7 @@ func byHand(path, statements string) error {
 }
 
 func TestSuite(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+	fixture := func(t *testing.T) storetest.Fixture {
 		path := filepath.Join(t.TempDir(), "made", "nodes.db")
 		return storetest.Fixture{Open: opener(t, path), SQL: func(statements string) error {
 			if err := prepareFolder(path); err != nil {
@@ -47,5 +47,7 @@ func TestSuite(t *testing.T) {
 			}
 			return byHand(path, statements)
 		}}
-	})
+	}
+	storetest.Run(t, fixture)
+	storetest.RunSQL(t, fixture)
 }

@@ -11,11 +11,16 @@ import (
 	"github.com/fnlb/fnlb/store"
 )
 
+// measured is how much: few of it proves that the measurement works.
+func measured() (span time.Duration, changes, records int) {
+	if Full() {
+		return 3 * time.Second, 200, 10_000
+	}
+	return 100 * time.Millisecond, 3, 1000
+}
+
 // Figures measures a database that makes changes durable. They are logged; nothing fails on them.
 func Figures(t *testing.T, url string, open Opener) {
-	if !Full() {
-		t.Skip("figures are for FNLB_E2E_FULL=1")
-	}
 	f := Fixture{Open: bind(t, open, url)}
 	a, _ := mirror(t, f)
 	_, v := mirror(t, f)
@@ -23,7 +28,7 @@ func Figures(t *testing.T, url string, open Opener) {
 		throughput(t, a, callers)
 	}
 	latency(t, a, v)
-	db := open10k(t, f)
+	db := filled(t, f)
 	begin := time.Now()
 	_, fresh := mirror(t, f)
 	t.Logf("a balancer starts with %d records: read after %v", len(fresh.Records()), time.Since(begin).Round(time.Millisecond))
@@ -49,7 +54,7 @@ func Figures(t *testing.T, url string, open Opener) {
 }
 
 func throughput(t *testing.T, m *store.Mirror, callers int) {
-	const span = 3 * time.Second
+	span, _, _ := measured()
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var took []time.Duration
@@ -76,7 +81,8 @@ func throughput(t *testing.T, m *store.Mirror, callers int) {
 // latency is from the call at one balancer to the record at the other.
 func latency(t *testing.T, from *store.Mirror, to *store.View) {
 	var took []time.Duration
-	for i := range 200 {
+	_, changes, _ := measured()
+	for i := range changes {
 		value := fmt.Sprint(i)
 		begin := time.Now()
 		Update(t, from, "n/seen", value)
@@ -91,9 +97,10 @@ func latency(t *testing.T, from *store.Mirror, to *store.View) {
 	t.Logf("from one balancer to the other: p50 %v, p99 %v", took[len(took)/2], took[len(took)*99/100])
 }
 
-func open10k(t *testing.T, f Fixture) store.DB {
+func filled(t *testing.T, f Fixture) store.DB {
 	db := open(t, f)
-	for i := 0; i < 10_000; i += 1000 {
+	_, _, records := measured()
+	for i := 0; i < records; i += 1000 {
 		var edits []store.Edit
 		for j := i; j < i+1000; j++ {
 			edits = append(edits, Put(fmt.Sprintf("n/10.0.%d.%d:8080", j/250, j%250), `{"weight":100,"state":"ready","since":"2026-11-30T12:00:00Z"}`))

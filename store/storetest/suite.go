@@ -25,7 +25,7 @@ const limit = time.Minute
 
 // Run is what every database must do.
 func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
-	for name, test := range map[string]func(*testing.T, Fixture){
+	run(t, fixture, map[string]func(*testing.T, Fixture){
 		"values":     values,
 		"edits":      edits,
 		"refusals":   refusals,
@@ -33,13 +33,23 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		"watch":      watch,
 		"concurrent": concurrent,
 		"openers":    openers,
-		"deletions":  deletions,
 		"lost":       lost,
+		"two":        twoMirrors,
+	})
+}
+
+// RunSQL is what a database with tables must do besides; its Fixture has SQL.
+func RunSQL(t *testing.T, fixture func(t *testing.T) Fixture) {
+	run(t, fixture, map[string]func(*testing.T, Fixture){
+		"deletions":  deletions,
 		"newer":      newer,
 		"taken over": takenOver,
 		"emptied":    emptied,
-		"two":        twoMirrors,
-	} {
+	})
+}
+
+func run(t *testing.T, fixture func(t *testing.T) Fixture, tests map[string]func(*testing.T, Fixture)) {
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, fixture(t)) })
 	}
 }
@@ -341,9 +351,6 @@ func deletions(t *testing.T, f Fixture) {
 	a, b := open(t, f), open(t, f)
 	good(t, apply(t, a, Put("n/1", "1"), Put("n/2", "2")))
 	says(t, b, "n/1=1 n/2=2")
-	if f.SQL == nil {
-		t.Skip("needs SQL")
-	}
 	good(t, apply(t, a, Put("n/1", "")))
 	// As if much had happened since.
 	if err := f.SQL("UPDATE fnlb_meta SET value = '13999' WHERE name = 'revision'"); err != nil {
@@ -376,9 +383,6 @@ func lost(t *testing.T, f Fixture) {
 
 // newer: a schema that is not known is refused, at the opening and while it is open, and left alone.
 func newer(t *testing.T, f Fixture) {
-	if f.SQL == nil {
-		t.Skip("needs SQL")
-	}
 	db := open(t, f)
 	good(t, apply(t, db, Put("n/1", "1")))
 	if err := f.SQL("UPDATE fnlb_meta SET value = '7' WHERE name = 'schema'"); err != nil {
@@ -407,9 +411,6 @@ func newer(t *testing.T, f Fixture) {
 
 // takenOver: the table of docker-loadbalancer, once.
 func takenOver(t *testing.T, f Fixture) {
-	if f.SQL == nil {
-		t.Skip("needs SQL")
-	}
 	long := strings.Repeat("x", 250)
 	if err := f.SQL("CREATE TABLE lb_nodes (address varchar(300) PRIMARY KEY); INSERT INTO lb_nodes VALUES ('10.0.0.1:80'), ('web:8080'), ('" + long + "')"); err != nil {
 		t.Fatal(err)
