@@ -180,7 +180,7 @@ func listen(t *testing.T, does func(c net.Conn, request string, gone <-chan stru
 			}
 			all.Go(func() {
 				defer c.Close() //nolint:errcheck // the peer may have been first
-				if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 					return
 				}
 				var request []byte
@@ -329,7 +329,7 @@ func checked(t *testing.T, h haproxytest.HAProxy, addrs []netip.AddrPort) map[st
 // finished waits until every server of the instance was checked.
 func finished(t *testing.T, i *haproxytest.Instance) map[string]string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

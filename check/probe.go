@@ -47,8 +47,8 @@ const mostPatterns = 256
 func NewProber() *Prober { return &Prober{} }
 
 // Probe asks the server at that address once, with the server's name as Host: one connection for each path of the rule, one after another
-// until one does not pass; no redirects, no proxies. Times are counted as HAProxy counts them, for each of them: connecting may take the
-// interval, the answer the timeout from then on.
+// until one does not pass; no redirects, no proxies. Times are counted as HAProxy counts them: connecting may take the interval,
+// and all answers together the timeout for each of them, from the first connection on.
 func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort, server string) Result {
 	if err := Validate(rule); err != nil {
 		return no(err.Error())
@@ -57,19 +57,20 @@ func (p *Prober) Probe(ctx context.Context, rule model.Check, at netip.AddrPort,
 		return Result{OK: true, Reason: "its rule asks for no check"}
 	}
 	if rule.Kind == model.CheckTCP {
-		return p.probe(ctx, rule, model.Ask{}, at, server)
+		return p.probe(ctx, rule, model.Ask{}, at, server, new(time.Time))
 	}
 	var r Result
+	var until time.Time
 	for _, a := range rule.Asks {
-		if r = p.probe(ctx, rule, a, at, server); !r.OK {
+		if r = p.probe(ctx, rule, a, at, server, &until); !r.OK {
 			break
 		}
 	}
 	return r
 }
 
-// probe makes one connection, for one of the rule's paths.
-func (p *Prober) probe(ctx context.Context, rule model.Check, a model.Ask, at netip.AddrPort, server string) Result {
+// probe makes one connection, for one of the rule's paths. The first one sets until when all are to be answered.
+func (p *Prober) probe(ctx context.Context, rule model.Check, a model.Ask, at netip.AddrPort, server string, until *time.Time) Result {
 	pattern, err := p.compiled(a)
 	if err != nil {
 		return no(err.Error())
@@ -87,7 +88,10 @@ func (p *Prober) probe(ctx context.Context, rule model.Check, a model.Ask, at ne
 		conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // fails only on a closed connection
 	})
 	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(rule.Timeout)); err != nil {
+	if until.IsZero() {
+		*until = time.Now().Add(answerTime(rule))
+	}
+	if err := conn.SetDeadline(*until); err != nil {
 		return no(err.Error())
 	}
 	if ctx.Err() != nil { // it may have ended before the deadline was set
@@ -267,7 +271,7 @@ func connectReason(at netip.AddrPort, limit time.Duration, err error) string {
 func answerReason(rule model.Check, a model.Ask, err error) string {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Sprintf("no answer to GET %s within %s (--hc-timeout)", clip(a.Path, 80), rule.Timeout)
+		return fmt.Sprintf("no answer to GET %s within %s (--hc-timeout)", clip(a.Path, 80), answerTime(rule))
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Sprintf("the connection was reset before GET %s was answered", clip(a.Path, 80))
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):

@@ -51,6 +51,7 @@ func TestValidate(t *testing.T) {
 		{"no rise", func(c *model.Check) { c.Rise = 0 }, "rise"},
 		{"no fall", func(c *model.Check) { c.Fall = 0 }, "fall"},
 		{"no paths", func(c *model.Check) { c.Asks = nil }, "1 to 16"},
+		{"timeout of all paths", func(c *model.Check) { c.Timeout, c.Asks = 300*time.Hour, append(c.Asks, c.Asks...) }, "for 2 paths together"},
 		{"too many paths", func(c *model.Check) { c.Asks = make([]model.Ask, 17) }, "1 to 16"},
 		{"second path", func(c *model.Check) { c.Asks = append(c.Asks, model.Ask{Path: "no"}) }, "start with /"},
 		{"two paths", func(c *model.Check) { c.Asks = append(c.Asks, model.Ask{Path: "/", Bodies: []string{"ok", "OK"}}) }, ""},

@@ -34,8 +34,14 @@ func poolPorts(s *Settings, managementGiven bool) error {
 		s.Listen = model.Bind{} // a default gives way
 		s.Warnings = append(s.Warnings, "the default of --listen gives way to --pools-listen and --pools-http-listen; name another port with --listen for nodes")
 	}
-	if s.Listen.Port == 0 && !managementGiven {
+	if managementGiven {
+		return nil
+	}
+	switch m := s.Management; {
+	case s.Listen.Port == 0:
 		s.Management = s.PoolsHTTP // none without pools: the socket in the run directory always answers
+	case m != s.Listen && (m.Overlaps(s.Pools) || m.Overlaps(s.PoolsHTTP) && m != s.PoolsHTTP):
+		s.Management = s.Listen // its default gives way as well
 	}
 	return nil
 }

@@ -39,6 +39,9 @@ func TestPoolPorts(t *testing.T) {
 		{args: "--pools-listen :8090 --pools-http-listen 127.0.0.1:8081", mgmt: "127.0.0.1:8081", http: "127.0.0.1:8081", pools: ":8090", shared: true, warns: gives},
 		{args: "--pools-listen :8090 --pools-http-listen :8081", listen: ":8081", mgmt: ":8081", http: ":8081", pools: ":8090", shared: true}, // the same is one port
 
+		{args: "--listen :80 --pools-listen :8081", listen: ":80", mgmt: ":80", http: ":8080", pools: ":8081", shared: true},
+		{args: "--listen :80 --pools-listen :8090 --pools-http-listen 127.0.0.1:8081", listen: ":80", mgmt: ":80", http: "127.0.0.1:8081", pools: ":8090", shared: true},
+
 		// Who names the place of management has it there.
 		{args: "--pools-listen :8081 --mgmt-listen :9000", mgmt: ":9000", http: ":8080", pools: ":8081", warns: gives},
 		{args: "--listen= --pools-listen :8090 --mgmt-listen :9000", mgmt: ":9000", http: ":8080", pools: ":8090"},
