@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fnlb/fnlb/discovery"
@@ -47,6 +48,7 @@ type Source struct {
 	problems []model.Problem // of the initial nodes
 	wake     chan struct{}   // something beside the records has changed; one place is enough
 
+	// It is held while the store is asked for its records, so that a change, which the store runs, must not take it.
 	mu      sync.Mutex
 	records []store.Record     // as they were read last
 	nodes   []*node            // of records
@@ -84,7 +86,7 @@ func New(o Options) *Source {
 		default:
 			r := record{Since: now}
 			r.wish(w.NodeWish, "")
-			s.waiting[owner.Name] = &node{key: keyOf(owner.Name), name: owner.Name, record: r, offer: s.offer(w.Node, r)}
+			s.waiting[owner.Name] = &node{key: keyOf(owner.Name), name: owner.Name, record: r, out: new(atomic.Bool), offer: s.offer(w.Node, r)}
 		}
 	}
 	return s
@@ -224,6 +226,7 @@ func (s *Source) withdraw(key, by string) (back func()) {
 	defer s.mu.Unlock()
 	n := s.waiting[key]
 	if n != nil {
+		n.out.Store(true)
 		delete(s.waiting, key)
 		s.gone[key] = removal{at: s.o.Now(), by: by}
 		s.version++
@@ -236,6 +239,7 @@ func (s *Source) withdraw(key, by string) (back func()) {
 		delete(s.asked, key)
 		if n != nil {
 			delete(s.gone, key)
+			n.out.Store(false)
 			s.waiting[key] = n
 			s.version++
 			s.signal()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/fnlb/fnlb/model"
@@ -40,13 +41,14 @@ func (r *record) wish(w model.NodeWish, by string) bool {
 	return true
 }
 
-// node is a record as it was read. It is never changed.
+// node is a record as it was read. It is never changed, but for what says that an initial one was withdrawn.
 type node struct {
 	key     string // of the record
 	value   []byte
 	name    string         // model.Node.String; empty: the record's key cannot be read
 	rename  bool           // the record has another key than the canonical one
 	record  record         // of an initial one
+	out     *atomic.Bool   // of an initial one: somebody has deleted it, it is not to be written any more
 	offer   model.Offer    // of one server; none where there is a problem
 	problem *model.Problem // why it is not offered
 }

@@ -111,7 +111,7 @@ func (s *Source) writeWaiting(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(s.waiting)) {
 		n := s.waiting[name]
 		edits = append(edits, store.Edit{Key: n.key, Change: func(old []byte) ([]byte, error) {
-			if old != nil || !s.waits(n) {
+			if old != nil || n.out.Load() {
 				return old, nil
 			}
 			return encode(n.record)
@@ -124,13 +124,6 @@ func (s *Source) writeWaiting(ctx context.Context) error {
 		g.Go(func() error { return s.o.Store.Update(ctx, e.Key, e.Change) })
 	}
 	return g.Wait()
-}
-
-// waits reports whether an initial node is still to be written: nobody has deleted it meanwhile.
-func (s *Source) waits(n *node) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.waiting[n.name] == n
 }
 
 // renameAll gives records of the original their canonical keys.

@@ -243,6 +243,34 @@ func TestDeleteAtOnce(t *testing.T) {
 	})
 }
 
+// TestReadWhileWritten: who reads the list while the initial nodes are written waits for nobody, who waits for him.
+func TestReadWhileWritten(t *testing.T) {
+	var initial []model.Node
+	for i := range 30 {
+		initial = append(initial, parsed(t, fmt.Sprintf("n%d:80", i)))
+	}
+	for range 200 {
+		s := source(initial...)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = s.Run(ctx, &heard{}) })
+		for range 20 {
+			running.Go(func() {
+				if got := len(s.List()); got != 30 {
+					t.Errorf("%d nodes", got)
+				}
+			})
+		}
+		running.Go(func() {
+			if err := s.Set(ctx, "n7:80", model.NodeWish{}); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		})
+		running.Wait()
+	}
+}
+
 // TestMove: what is exported is what is imported.
 func TestMove(t *testing.T) {
 	records := []store.Record{
