@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/model"
@@ -52,7 +51,7 @@ type member struct {
 
 // set notes what was found.
 func (m *member) set(h model.Health, why, mend string) {
-	m.lastCheck, m.mend = printable(why), mend
+	m.lastCheck, m.mend = model.Printable(why), mend
 	if h != m.health {
 		m.health, m.since = h, time.Now()
 	}
@@ -266,9 +265,9 @@ func (l *loop) found(m *member, f finding) {
 func (l *loop) failed(m *member, f finding, log *slog.Logger) {
 	if m.admitted {
 		if m.stale == "" {
-			log.Warn("is kept at its last address", "address", m.addr, "reason", printable(f.reason))
+			log.Warn("is kept at its last address", "address", m.addr, "reason", model.Printable(f.reason))
 		}
-		m.stale = printable(f.reason)
+		m.stale = model.Printable(f.reason)
 		return
 	}
 	tell := m.lastCheck == "" || f.mend != "" && f.mend != m.mend
@@ -399,18 +398,4 @@ func (f *follower) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	return slices.Compact(addrs), nil
-}
-
-// printable cuts what came from outside to what a line of log bears: 200 bytes of printable text.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 200 {
-		s = strings.ToValidUTF8(s[:197], "") + "…"
-	}
-	return s
 }

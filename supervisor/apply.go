@@ -238,7 +238,7 @@ func (s *Supervisor) atRuntime(ctx context.Context, out *outcome, next *accepted
 		return true
 	}
 	out.method = model.Reload
-	out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{printable(err.Error())}})
+	out.plan.Reload = append(out.plan.Reload, plan.Reason{Cause: plan.RuntimeFailed, About: []string{model.Printable(err.Error())}})
 	s.o.Log.Warn("not changed at run time, reloading", "error", err)
 	return false
 }

@@ -34,7 +34,7 @@ func (c *causes) add(list ...string) {
 		switch {
 		case s == "" || slices.Contains(c.named, s):
 		case len(c.named) < keptCauses:
-			c.named = append(c.named, printable(s))
+			c.named = append(c.named, model.Printable(s))
 		default:
 			c.more++
 		}

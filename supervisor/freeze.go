@@ -49,7 +49,7 @@ func (s *Supervisor) order(ctx context.Context, o order) (string, error) {
 	if o.by == "" {
 		o.by = "somebody"
 	}
-	o.by, o.reason = printable(o.by), printable(o.reason)
+	o.by, o.reason = model.Printable(o.by), model.Printable(o.reason)
 	select {
 	case s.orders <- o:
 	case <-s.ended:
@@ -189,7 +189,7 @@ func (l *loop) thaw(o order) {
 	}
 	l.noteFreeze(nil, func(err error) {
 		if err != nil {
-			l.reply(o, "", notNow("still frozen: "+printable(err.Error()), "the run directory must be writable"))
+			l.reply(o, "", notNow("still frozen: "+model.Printable(err.Error()), "the run directory must be writable"))
 			return
 		}
 		since := l.frozen.Since
@@ -246,7 +246,7 @@ func (l *loop) rollback(o order) {
 		}
 		l.done(out)
 		if out.err != nil {
-			l.reply(o, "", model.Problem{Kind: model.Refused, Owner: brakeOwner, Reason: printable(out.err.Error()), Mend: "what ran goes on"})
+			l.reply(o, "", model.Problem{Kind: model.Refused, Owner: brakeOwner, Reason: model.Printable(out.err.Error()), Mend: "what ran goes on"})
 			return
 		}
 		l.refused, l.lastRefusal = nil, ""

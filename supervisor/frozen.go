@@ -79,10 +79,10 @@ func (f Files) readFrozen() (*model.Freeze, *accepted, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the freeze noted in %s: %w%s", f.Frozen(), err, mend)
 	}
-	fr := &model.Freeze{Reason: printable(note.Reason), Since: note.Since, By: printable(note.By), Revision: note.Revision, RolledBack: note.RolledBack}
+	fr := &model.Freeze{Reason: model.Printable(note.Reason), Since: note.Since, By: model.Printable(note.By), Revision: note.Revision, RolledBack: note.RolledBack}
 	about := fmt.Sprintf("frozen since %s by %s (%s)", fr.Since.Format(time.RFC3339), fr.By, fr.Reason)
 	if note.Config != f.Config {
-		return nil, nil, fmt.Errorf("%s: that was the text %s, and --haproxy-config is %s now%s", about, printable(note.Config), f.Config, mend)
+		return nil, nil, fmt.Errorf("%s: that was the text %s, and --haproxy-config is %s now%s", about, model.Printable(note.Config), f.Config, mend)
 	}
 	text, err := f.read(note.Files)
 	if err != nil {

@@ -203,7 +203,7 @@ func (l *loop) mended(m mending) {
 	switch {
 	case err != nil && l.unmended == "": // told once, whatever the next attempts say
 		log.Error("files of ours are not right, and HAProxy could not be started again", "error", err)
-		l.unmended, l.changed = printable(err.Error()), true
+		l.unmended, l.changed = model.Printable(err.Error()), true
 	case err == nil && l.unmended != "":
 		log.Info("files of ours are right again")
 		l.unmended, l.changed = "", true

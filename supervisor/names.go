@@ -116,7 +116,7 @@ func (l *loop) resolved(m *member, a lookup) {
 
 // unresolved notes that DNS has no answer of use: what is served stays.
 func (l *loop) unresolved(m *member, a lookup, log *slog.Logger) {
-	why := printable(a.err.Error())
+	why := model.Printable(a.err.Error())
 	switch {
 	case m.serves():
 		if m.stale == "" {
@@ -181,7 +181,7 @@ func (f *follower) ask(ctx context.Context) lookup {
 	for _, at := range all {
 		if err := f.o.Allowed(at); err != nil {
 			if refused++; refused == 1 {
-				a.refusals = "refused: " + printable(err.Error())
+				a.refusals = "refused: " + model.Printable(err.Error())
 			}
 			continue
 		}

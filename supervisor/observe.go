@@ -296,7 +296,7 @@ func (l *loop) saw(o observation) {
 			log.Warn("haproxy does not answer, traffic is left as it is", "error", o.err)
 			l.changed = true
 		}
-		l.unanswered = printable(o.err.Error())
+		l.unanswered = model.Printable(o.err.Error())
 		if l.silentSince.IsZero() {
 			l.silentSince = time.Now()
 		}
@@ -335,7 +335,7 @@ func (l *loop) note(key model.ServerKey, m *member, o observation) {
 	}
 	if h == m.health {
 		if why := o.why[key]; why != "" && why != m.lastCheck {
-			m.lastCheck, l.changed = printable(why), true
+			m.lastCheck, l.changed = model.Printable(why), true
 		}
 		return
 	}

@@ -211,7 +211,7 @@ type quarantined struct {
 func (l *loop) isolate(out outcome) {
 	for _, q := range out.leftOut {
 		p := model.Problem{
-			Kind: model.Refused, Owner: q.owner, Reason: "left out: " + printable(q.reason.Error()),
+			Kind: model.Refused, Owner: q.owner, Reason: "left out: " + model.Printable(q.reason.Error()),
 			Mend: "correct it at its source, or the template; it is tried again when one of them changes, and on SIGHUP",
 		}
 		l.s.o.Log.Warn("left out, so that the others can be applied", "owner", q.owner, "reason", q.reason, "mend", p.Mend)

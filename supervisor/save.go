@@ -179,7 +179,7 @@ func (l *loop) wroteFiles(a *accepted, warnings string, err error, began time.Ti
 	}
 	now := time.Now()
 	first := v.failed == ""
-	v.failed, l.changed = printable(err.Error()), true
+	v.failed, l.changed = model.Printable(err.Error()), true
 	v.retry.at = now.Add(max(v.retry.next(now, time.Hour), time.Second))
 	if first {
 		log.Error("changed at run time, and the files do not hold it yet: HAProxy would start with what was before", "error", err)
@@ -194,7 +194,7 @@ func (l *loop) wroteFiles(a *accepted, warnings string, err error, began time.Ti
 func (l *loop) notedFreeze(err error) {
 	l.unnoted = ""
 	if err != nil {
-		l.unnoted = printable(err.Error())
+		l.unnoted = model.Printable(err.Error())
 		l.s.o.Log.Error("frozen, and a restart of fnlb would forget it", "error", err)
 	}
 }
