@@ -67,7 +67,7 @@ func owned(t *testing.T, s *storetest.Server) database {
 
 // durable measures PUTs that are answered when they are durable: those of one client, and of many at once.
 func (db database) durable(t *testing.T, h haproxytest.HAProxy, puts int) string {
-	b := db.start(t, h)
+	b := db.start(t, h, "--hc-interval", "3") // the default: that of other tests would measure probes
 	defer stop(b)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer client.CloseIdleConnections()
@@ -184,7 +184,7 @@ func (db database) large(t *testing.T, h haproxytest.HAProxy, many int) string {
 	db.fill(t, many, l.Addr().(*net.TCPAddr).Port)
 	b := e2e.New(t, e2e.TempDir(t))
 	begin := time.Now()
-	db.run(b, h)
+	db.run(b, h, "--hc-interval", "3")
 	defer stop(b)
 	b.Eventually(func() string {
 		list, err := b.Nodes()
