@@ -121,6 +121,10 @@ func TestRestart(t *testing.T) {
 		return i
 	}
 	before := inode()
+	// The name that is kept keeps the inode's number from being given out again.
+	if err := os.Link(e.Socket, filepath.Join(t.TempDir(), "before")); err != nil {
+		t.Fatal(err)
+	}
 	e.Kill(t)
 	if got := get(t, e, address, "/"); got != "lives" {
 		t.Errorf("without the engine: %q", got)
