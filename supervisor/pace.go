@@ -9,7 +9,7 @@ const (
 	observeMost  = 5 * time.Second
 	observeShare = 20
 
-	restLeast = 2 * time.Second
+	restLeast = 4 * time.Second
 	restShare = 2000
 
 	lineSettles = 5 * time.Millisecond // between a line and the look for what it is about: there may be more, and the state follows the line

@@ -24,35 +24,35 @@ func TestPace(t *testing.T) {
 	}{
 		"nobody tells":          {true, []step{{0, "look", ms, 250 * ms}, {time.Hour, "look", ms, 250 * ms}, {2 * time.Hour, "look", time.Second, 250 * ms}}},
 		"one that becomes slow": {true, []step{{0, "look", 20 * ms, 400 * ms}, {time.Second, "look", time.Second, 800 * ms}, {2 * time.Second, "look", time.Second, 1600 * ms}}},
-		"rest":                  {false, []step{{0, "look", ms, 2 * time.Second}, {2 * time.Second, "look", 1 * ms, 2 * time.Second}, {4 * time.Second, "look", 2 * ms, 4 * time.Second}}},
+		"rest":                  {false, []step{{0, "look", ms, restLeast}, {2 * time.Second, "look", 1 * ms, restLeast}, {4 * time.Second, "look", 2 * ms, 4 * time.Second}, {8 * time.Second, "look", 2200 * time.Microsecond, 4400 * ms}}},
 		"rest of a slow one":    {false, []step{{0, "look", 100 * ms, 5 * time.Second}}},
 		"a line": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {time.Second, "hear", 0, 5 * ms},
-			{1005 * ms, "news", ms, 250 * ms}, {1255 * ms, "look", ms, 250 * ms}, {2005 * ms, "look", ms, 2 * time.Second},
+			{0, "look", ms, restLeast}, {time.Second, "hear", 0, 5 * ms},
+			{1005 * ms, "news", ms, 250 * ms}, {1255 * ms, "look", ms, 250 * ms}, {2005 * ms, "look", ms, restLeast},
 		}},
 		"a line before its state": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {time.Second, "hear", 0, 5 * ms},
-			{1005 * ms, "look", ms, 250 * ms}, {1255 * ms, "news", ms, 250 * ms}, {3 * time.Second, "look", ms, 2 * time.Second},
+			{0, "look", ms, restLeast}, {time.Second, "hear", 0, 5 * ms},
+			{1005 * ms, "look", ms, 250 * ms}, {1255 * ms, "news", ms, 250 * ms}, {3 * time.Second, "look", ms, restLeast},
 		}},
 		"a state before its line": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {time.Second, "news", ms, 250 * ms}, {1001 * ms, "hear", 0, 249 * ms},
-			{1250 * ms, "look", ms, 250 * ms}, {3 * time.Second, "look", ms, 2 * time.Second},
+			{0, "look", ms, restLeast}, {time.Second, "news", ms, 250 * ms}, {1001 * ms, "hear", 0, 249 * ms},
+			{1250 * ms, "look", ms, 250 * ms}, {3 * time.Second, "look", ms, restLeast},
 		}},
 		"many lines": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {time.Second, "hear", 0, 5 * ms}, {1001 * ms, "hear", 0, 5 * ms},
+			{0, "look", ms, restLeast}, {time.Second, "hear", 0, 5 * ms}, {1001 * ms, "hear", 0, 5 * ms},
 			{1006 * ms, "look", ms, 250 * ms}, {1100 * ms, "hear", 0, 156 * ms}, {1256 * ms, "look", ms, 250 * ms},
 		}},
 		"of our own doing": {false, []step{
 			{0, "stir", 0, 0}, {0, "look", ms, 250 * ms}, {250 * ms, "news", ms, 250 * ms}, {500 * ms, "look", ms, 250 * ms},
-			{4900 * ms, "look", ms, 250 * ms}, {5000 * ms, "look", ms, 2 * time.Second},
+			{4900 * ms, "look", ms, 250 * ms}, {5000 * ms, "look", ms, restLeast},
 		}},
 		"news without a line": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {2 * time.Second, "news", ms, 250 * ms}, {2250 * ms, "look", ms, 250 * ms},
-			{10 * time.Minute, "look", ms, 250 * ms}, {10*time.Minute + 3*time.Second, "look", ms, 2 * time.Second},
+			{0, "look", ms, restLeast}, {2 * time.Second, "news", ms, 250 * ms}, {2250 * ms, "look", ms, 250 * ms},
+			{10 * time.Minute, "look", ms, 250 * ms}, {10*time.Minute + 3*time.Second, "look", ms, restLeast},
 		}},
 		"heard again": {false, []step{
-			{0, "look", ms, 2 * time.Second}, {2 * time.Second, "news", ms, 250 * ms}, {2250 * ms, "look", ms, 250 * ms},
-			{time.Minute, "hear", 0, 5 * ms}, {time.Minute + 5*ms, "news", ms, 250 * ms}, {time.Minute + 2*time.Second, "look", ms, 2 * time.Second},
+			{0, "look", ms, restLeast}, {2 * time.Second, "news", ms, 250 * ms}, {2250 * ms, "look", ms, 250 * ms},
+			{time.Minute, "hear", 0, 5 * ms}, {time.Minute + 5*ms, "news", ms, 250 * ms}, {time.Minute + 2*time.Second, "look", ms, restLeast},
 		}},
 	} {
 		p := pace{listens: !c.deaf}

@@ -265,16 +265,30 @@ func (s *splitter) step(b byte) (done bool, err error) {
 
 // string goes on in a string, and says how many bytes of the text belong to it.
 func (s *splitter) string(text []byte) int {
-	for i, b := range text {
-		switch {
-		case s.escaped:
+	quote := -1 // the next one from at on, or the end
+	for at := 0; at < len(text); {
+		if s.escaped {
 			s.escaped = false
-		case b == '\\':
-			s.escaped = true
-		case b == '"':
-			s.quoted = false
-			return i + 1
+			at++
+			continue
 		}
+		if quote < at {
+			if quote = bytes.IndexByte(text[at:], '"'); quote < 0 {
+				quote = len(text)
+			} else {
+				quote += at
+			}
+		}
+		if escape := bytes.IndexByte(text[at:quote], '\\'); escape >= 0 {
+			s.escaped = true
+			at += escape + 1
+			continue
+		}
+		if quote == len(text) {
+			break
+		}
+		s.quoted = false
+		return quote + 1
 	}
 	return len(text)
 }
