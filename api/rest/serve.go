@@ -23,9 +23,9 @@ const (
 
 // Serve answers what l accepts by h, until ctx ends or l fails; then it closes l, gives running requests two seconds, and
 // returns when the last connection is closed. The end of ctx is no error. When there are too many connections, the one that
-// has waited longest for its client goes, taken from the client that has most of them (see crowd).
+// has waited longest for its client goes, taken from the client that has most of them (see package crowd).
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	c := newCrowd(connections())
+	c := newGuests(connections())
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer c.begin(r.Context())()
@@ -62,7 +62,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 }
 
 // stop closes the listener and all connections, those with a running request last.
-func stop(srv *http.Server, c *crowd) error {
+func stop(srv *http.Server, c *guests) error {
 	c.close()
 	limit, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()

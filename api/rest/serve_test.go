@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -194,43 +193,29 @@ func TestListenerFails(t *testing.T) {
 	}
 }
 
-// The one that goes is the longest without progress, of the peer that has most.
-func TestCrowd(t *testing.T) {
-	c := newCrowd(4)
-	big, small := netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.0.0.2/32")
-	conns := make([]net.Conn, 8)
+// A request that begins or ends is progress, so that another connection goes.
+func TestGuests(t *testing.T) {
+	g := newGuests(3)
+	conns, others := make([]net.Conn, 4), make([]net.Conn, 4)
 	for i := range conns {
-		var other net.Conn
-		conns[i], other = net.Pipe()
-		defer func() { _ = other.Close() }()
+		conns[i], others[i] = net.Pipe()
+		defer func() { _ = others[i].Close() }()
 	}
-	add := func(i int, peer netip.Prefix, out int) context.Context {
-		t.Helper()
-		c.alive.Add(1)
-		e, gone := c.add(&member{conn: conns[i], peer: peer})
-		if out < 0 && gone != nil || out >= 0 && gone != conns[out] {
-			t.Errorf("for connection %d another than %d goes", i, out)
-		}
-		return context.WithValue(t.Context(), memberKey{}, e)
+	first := g.enter(t.Context(), conns[0])
+	for _, conn := range conns[1:3] {
+		g.enter(t.Context(), conn)
 	}
-	add(0, small, -1)
-	one := add(1, big, -1)
-	add(2, big, -1)
-	add(3, big, -1)
-	c.begin(one)()
-	add(4, big, 2)   // 0 is older, but the only one of its peer; 1 has made progress
-	add(5, small, 3) // a new peer's connection pushes out one of the big one's
-	add(6, small, 0) // both have two: the older goes
-	c.observe(conns[4], http.StateClosed)
-	add(7, big, -1)
-	for i := range conns {
-		if i != 4 {
-			c.observe(conns[i], http.StateClosed)
-		}
+	g.begin(first)()
+	g.enter(t.Context(), conns[3])
+	if _, err := others[1].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the one without progress did not have to go: %v", err)
 	}
-	c.alive.Wait()
-	if len(c.members) != 0 || c.order.Len() != 0 || len(c.peers) != 0 {
-		t.Errorf("left: %d members, %d in order, %d peers", len(c.members), c.order.Len(), len(c.peers))
+	for _, conn := range conns {
+		g.observe(conn, http.StateClosed)
+	}
+	g.alive.Wait()
+	if len(g.of) != 0 {
+		t.Errorf("%d are still counted", len(g.of))
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/fnlb/fnlb/api"
 	"github.com/fnlb/fnlb/api/access"
+	"github.com/fnlb/fnlb/api/crowd"
 	"github.com/fnlb/fnlb/model"
 	pb "github.com/fnlb/fnlb/proto/rollout/lb"
 )
@@ -85,7 +86,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	alive.SetServingStatus(pb.LoadBalancer_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(g, alive)
 	reflection.Register(g)
-	return s.serve(ctx, g, alive, &crowd{Listener: l, most: s.connections(), of: map[netip.Prefix]int{}})
+	return s.serve(ctx, g, alive, bounded{l, crowd.New(s.connections())})
 }
 
 func (s *Server) connections() int {
