@@ -51,15 +51,5 @@ func TestRollingUpdate(t *testing.T) {
 
 func (b *bench) reloads() int {
 	b.T.Helper()
-	var got struct{ Changes []model.Apply }
-	if err := b.Get("/1/lb/changes", &got); err != nil {
-		b.T.Fatal(err)
-	}
-	n := 0
-	for _, c := range got.Changes {
-		if c.Method == model.Reload {
-			n++
-		}
-	}
-	return n
+	return b.Applies(model.Reload)
 }

@@ -134,13 +134,7 @@ func (b *Balancer) brake(method, path, body string) {
 // reloads counts those that were made.
 func (b *Balancer) reloads() int {
 	b.T.Helper()
-	n := 0
-	for _, c := range b.changes() {
-		if c.Method == model.Reload && c.Error == "" {
-			n++
-		}
-	}
-	return n
+	return b.Applies(model.Reload)
 }
 
 // config reads the text in force.
