@@ -31,6 +31,7 @@ const (
 	Files         Cause = "files"          // a file beside the text that no running worker can take
 	Certificate   Cause = "certificate"    // told beside other causes
 	MapEntries    Cause = "map"            // told beside other causes
+	Exchanged     Cause = "exchanged"      // entries of maps exchange their backends while servers of these change
 )
 
 // Reason says why a reload is needed: the cause, and what it is about.
@@ -120,12 +121,11 @@ func Make(was, now Bundle, names Names) Plan {
 		p.Steps, p.Names = nil, nil
 		return p
 	}
-	// What is in the files may be about servers that come or go: they come before, and go after.
-	at := len(p.Steps)
-	for at > 0 && p.Steps[at-1].Kind == Remove {
-		at--
+	var why []Reason
+	if p.Steps, why = arrange(now.Text, p.Steps, p.fileSteps); len(why) > 0 {
+		p.add(why...)
+		p.Names = nil
 	}
-	p.Steps = slices.Insert(p.Steps, at, p.fileSteps...)
 	return p
 }
 

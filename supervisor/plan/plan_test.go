@@ -49,6 +49,9 @@ func TestMake(t *testing.T) {
 	two := func(first, second string) string {
 		return edited(mapped(first), "use_backend", "use_backend %[path,map_str(/run/"+second+")] if METH_GET\n  use_backend")
 	}
+	routed := func(path, server string) string {
+		return "frontend f\n  bind 127.0.0.1:80\n  use_backend %[path,map_beg(/run/" + path + ")]\nbackend s\n  server " + server + " 192.0.2." + strconv.Itoa(int(server[0])) + ":80\nbackend t\n"
+	}
 	file := func(name, data string) map[string]conf.File { return map[string]conf.File{name: {Data: []byte(data)}} }
 	edit := func(old, new string) string { return edited(base, old, new) }
 	tests := map[string]struct {
@@ -127,6 +130,26 @@ func TestMake(t *testing.T) {
 		"TLS begins":                    {text: tls("x.pem"), files: file("x.pem", "new"), want: []string{"files x.pem", "settings"}},
 		"map and a server": {was: mapped("m.map"), had: file("m.map", "/a s"), text: mapped("m.map") + "  server c 192.0.2.3:80 id 7\n", files: file("m.map", "/b s"), want: []string{"server-added s/c", "map m.map"}, live: true,
 			steps: []Step{{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.3:80", Options: strings.Fields("id 7 inter 3s")}, {Kind: Map, File: "/run/m.map", Data: []byte("/b s"), Was: []byte("/a s")}}},
+		"a backend passes to other entries": {was: routed("1/m.map", "a"), had: file("1/m.map", "/x s\n/y t\n"), text: routed("2/m.map", "c"), files: file("2/m.map", "/y t\n/z s\n"),
+			want: []string{"server-added s/c", "server-removed s/a", "map m.map"}, live: true, steps: []Step{
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/y t\n"), Was: []byte("/x s\n/y t\n")},
+				{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.97:80"}, {Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.99:80"},
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/y t\n/z s\n"), Was: []byte("/y t\n")},
+			}},
+		"another entry takes it over": {was: routed("1/m.map", "a"), had: file("1/m.map", "/x s\n/y t\n"), text: routed("2/m.map", "c"), files: file("2/m.map", "/y s\n"),
+			want: []string{"server-added s/c", "server-removed s/a", "map m.map"}, live: true, steps: []Step{
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/y t\n"), Was: []byte("/x s\n/y t\n")},
+				{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.97:80"}, {Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.99:80"},
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/y s\n"), Was: []byte("/y t\n")},
+			}},
+		"entries exchange their backends": {was: routed("1/m.map", "a") + "  server e 192.0.2.6:80\n", had: file("1/m.map", "/x s\n/y t\n"), text: routed("2/m.map", "c") + "  server f 192.0.2.5:80\n", files: file("2/m.map", "/x t\n/y s\n"),
+			want: []string{"server-added s/c, t/f", "server-removed s/a, t/e", "map m.map", "exchanged s, t"}},
+		"an entry stays": {was: routed("1/m.map", "a"), had: file("1/m.map", "/x s\n/y s\n"), text: routed("2/m.map", "c"), files: file("2/m.map", "/x s\n/z s\n"),
+			want: []string{"server-added s/c", "server-removed s/a", "map m.map"}, live: true, steps: []Step{
+				{Kind: Add, Backend: "s", Server: "c", Address: "192.0.2.99:80"},
+				{Kind: Map, File: "/run/1/m.map", Data: []byte("/x s\n/z s\n"), Was: []byte("/x s\n/y s\n")},
+				{Kind: Remove, Backend: "s", Server: "a", Address: "192.0.2.97:80"},
+			}},
 		"a file for both": {was: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", had: file("m.map", "/a s"), text: mapped("m.map") + "  http-request deny if { path -f /run/m.map }\n", files: file("m.map", "/b s"), want: []string{"files m.map"}},
 		"certificate":     {text: base, files: map[string]conf.File{"certs/x.pem": {Data: []byte("x")}}, want: []string{"files certs/x.pem"}},
 		"another section, same lines": {text: edit("\nbackend s", "\nbackend t"), want: []string{"server-added t/a, t/b", "server-removed s/a, s/b",
