@@ -20,46 +20,46 @@ import (
 	"github.com/fnlb/fnlb/store"
 )
 
-// poolSource makes the source of pools. As with nodes, what only memory had is read back when we go on with the HAProxy that shows it.
-func (b *balancer) poolSource(adopting bool) (discovery.Source, error) {
+// poolSources make the source of pools, and that of the spare services for pools to come. As with nodes, what only memory had is read back
+// when we go on with the HAProxy that shows it; which services it has is never written into a store.
+func (b *balancer) poolSources(adopting bool) ([]discovery.Source, error) {
 	o := poolsource.Options{
-		Bind: b.s.PoolsHTTP, Timeouts: b.s.Timeouts, Policy: b.s.NodePolicy, Store: b.store, Prober: check.NewProber(),
+		Bind: b.s.PoolsHTTP, Timeouts: b.s.Timeouts, Policy: b.s.NodePolicy, Store: b.store, Prober: check.NewProber(), Expected: []model.Check{rpc.Usual()},
 		Conflict: func(o model.Offer) error { return b.collector.Conflict(o) }, Serves: b.serves, Incomplete: adopting, Now: time.Now, Log: b.log,
 	}
-	if b.s.DB.Kind() != store.Memory {
-		b.pools = poolsource.New(o)
-		return b.pools, nil
-	}
+	spares := discovery.Kept{File: b.dirs.kept("spares"), Log: b.log}
+	err := b.recall(adopting, spares, "spares", func(s model.Snapshot, _ string) { o.EarlierSpares = &s })
+	memory := b.s.DB.Kind() == store.Memory
 	kept := discovery.Kept{File: b.dirs.kept("pools"), Log: b.log}
-	err := b.recall(adopting, kept, "pools", func(s model.Snapshot, _ string) { o.Earlier = &s })
+	if memory {
+		err = errors.Join(err, b.recall(adopting, kept, "pools", func(s model.Snapshot, _ string) { o.Earlier = &s }))
+	}
 	b.pools = poolsource.New(o)
+	spares.Source = b.pools.Spares()
+	b.kept = append(b.kept, spares)
+	if !memory {
+		return []discovery.Source{b.pools, spares}, err
+	}
 	kept.Source = b.pools
 	b.kept = append(b.kept, kept)
-	return kept, err
+	return []discovery.Source{kept, spares}, err
 }
 
-// lookAgain is how often a call asks whether what it wants is in force: the supervisor's Status tells no events.
-const lookAgain = 5 * time.Millisecond
-
-// serves waits until a server takes requests, or without one until the service is in force, at most until ctx ends.
-func (b *balancer) serves(ctx context.Context, service, server string) {
-	tick := time.NewTicker(lookAgain)
-	defer tick.Stop()
+// serves waits until a route is in force and a server of its service, where one is named, takes requests, at most until ctx ends.
+func (b *balancer) serves(ctx context.Context, route model.Route, server string) {
+	up := func(s model.ServerStatus) bool {
+		return s.Service == route.Service && s.Name == server && s.Health == model.Up
+	}
 	for {
+		changed := b.supervisor.Changed()
 		st := b.supervisor.Status()
-		if server == "" {
-			if slices.ContainsFunc(st.Rows.Services, func(s model.Service) bool { return s.Name == service }) {
-				return
-			}
-		} else if slices.ContainsFunc(st.Servers, func(s model.ServerStatus) bool {
-			return s.Service == service && s.Name == server && s.Health == model.Up
-		}) {
+		if slices.Contains(st.Rows.Routes, route) && (server == "" || slices.ContainsFunc(st.Servers, up)) {
 			return
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-changed:
 		}
 	}
 }

@@ -192,11 +192,11 @@ func (b *balancer) sources(adopting bool) ([]discovery.Source, error) {
 	}
 	sources = append(sources, nodes)
 	if b.s.Pools.Port != 0 {
-		pools, err := b.poolSource(adopting)
+		pools, err := b.poolSources(adopting)
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, pools)
+		sources = append(sources, pools...)
 	}
 	if b.s.Docker {
 		containers, err := b.containerSource(adopting)

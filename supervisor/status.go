@@ -89,6 +89,7 @@ func (l *loop) publish(now time.Time) {
 	st.Problems, st.Degraded = l.problems()
 	l.s.status.Store(st)
 	l.s.published.Add(1)
+	close(*l.s.renewed.Swap(new(make(chan struct{}))))
 	l.changed = false
 	l.publishAt = now.Add(20 * time.Since(now))
 }

@@ -123,7 +123,8 @@ type Supervisor struct {
 	written atomic.Uint64 // how often they were replaced; who waited for the lock may be late
 
 	status    atomic.Pointer[Status]
-	published atomic.Uint64 // how often status was replaced
+	published atomic.Uint64                 // how often status was replaced
+	renewed   atomic.Pointer[chan struct{}] // closed when it is replaced next
 	counted   counted
 }
 
@@ -143,6 +144,7 @@ func New(o Options) *Supervisor {
 	o.Files.step = o.Step
 	s := &Supervisor{o: o, wake: make(chan struct{}, 1), orders: make(chan order), ended: make(chan struct{})}
 	s.status.Store(&Status{Phase: model.Starting})
+	s.renewed.Store(new(make(chan struct{})))
 	return s
 }
 
@@ -183,3 +185,7 @@ func (s *Supervisor) collect() inbox {
 
 // Status is what the supervisor knows. It is replaced, never changed.
 func (s *Supervisor) Status() *Status { return s.status.Load() }
+
+// Changed gives a channel that is closed when Status is replaced next. A reader takes it before it calls Status, so that it misses nothing;
+// any number of readers may wait.
+func (s *Supervisor) Changed() <-chan struct{} { return *s.renewed.Load() }

@@ -23,6 +23,11 @@ const (
 // checkTimeout is how long one answer may take; it belongs to the contract.
 const checkTimeout = time.Second
 
+// Usual is the rule of the pools that the documented client, cli, adds.
+func Usual() model.Check {
+	return model.Check{Kind: model.CheckHTTP, Interval: 10 * time.Second, Timeout: checkTimeout, Rise: 1, Fall: 1, Asks: []model.Ask{{Path: "/healthz", Bodies: []string{"ok", "OK"}}}}
+}
+
 func invalid(mend, format string, args ...any) error {
 	return model.Problem{Kind: model.Invalid, Reason: fmt.Sprintf(format, args...), Mend: mend}
 }

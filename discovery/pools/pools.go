@@ -39,12 +39,15 @@ type Options struct {
 	Prober   Prober
 	// Conflict says what the other sources have against an offer; nil: nothing.
 	Conflict func(model.Offer) error
-	// Serves waits until a server, or with an empty name the service's route, is in force, at most until ctx ends.
-	Serves     func(ctx context.Context, service, server string)
-	Earlier    *model.Snapshot // what an earlier process had in memory, when we go on with its HAProxy; else nil
-	Incomplete bool            // see stored.Follower
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Serves waits until a route is in force and a server of its service, where one is named, takes requests, at most until ctx ends.
+	Serves   func(ctx context.Context, route model.Route, server string)
+	Expected []model.Check   // rules of pools to come, for which services stand ready from the start
+	Earlier  *model.Snapshot // what an earlier process had in memory, when we go on with its HAProxy; else nil
+	// EarlierSpares is what Spares of an earlier process has put, likewise.
+	EarlierSpares *model.Snapshot
+	Incomplete    bool // see stored.Follower
+	Now           func() time.Time
+	Log           *slog.Logger
 }
 
 // Prober asks a backend by a rule.
@@ -65,6 +68,18 @@ type Source struct {
 	asked   map[string]string
 	gone    map[string]removal // by pattern
 	version uint64
+
+	// Of the slots, by name.
+	rules    []*rule
+	taken    map[string]*pool
+	lost     []*pool              // their slots are others'
+	rested   map[string]time.Time // since when a slot is free that was taken lately
+	reserved map[string]bool      // for pools that are being added
+	growAt   time.Time            // when rules get more; zero: none does
+
+	known chan struct{} // closed at the first snapshot
+	more  chan struct{} // there are more spares, or soon
+	mend  chan struct{} // slots were lost
 }
 
 // removal is a pool that somebody removed lately.
@@ -80,7 +95,12 @@ var _ discovery.Source = (*Source)(nil)
 
 // New must be called before the store runs. Earlier is for a store that is only memory.
 func New(o Options) *Source {
-	s := &Source{o: o, limit: Limit, members: MembersLimit, view: o.Store.Follow(Kind), asked: map[string]string{}, gone: map[string]removal{}}
+	s := &Source{
+		o: o, limit: Limit, members: MembersLimit, view: o.Store.Follow(Kind), asked: map[string]string{}, gone: map[string]removal{},
+		rested: map[string]time.Time{}, reserved: map[string]bool{},
+		known: make(chan struct{}), more: make(chan struct{}, 1), mend: make(chan struct{}, 1),
+	}
+	s.recallSpares()
 	if o.Earlier != nil {
 		for i := range o.Earlier.Offers {
 			if err := s.recall(&o.Earlier.Offers[i]); err != nil {
@@ -97,14 +117,17 @@ func (s *Source) recall(o *model.Offer) error {
 		return errors.New("it has not one route and one service")
 	}
 	svc := &o.Services[0]
-	r := record{Check: svc.Check, BasePath: svc.BasePath, Since: o.Since, By: o.By}
+	r := record{Check: svc.Check, BasePath: svc.BasePath, Service: svc.Name, Since: o.Since, By: o.By} // decode tells a slot from another name
 	for i := range o.Servers {
 		r.Members = append(r.Members, member{o.Servers[i].IP, o.Servers[i].Port})
 	}
 	slices.SortFunc(r.Members, compare)
 	value, err := encode(r)
 	if err == nil {
-		_, err = decode(value)
+		r, err = decode(value)
+	}
+	if err == nil {
+		value, err = encode(r)
 	}
 	if err != nil {
 		return err
@@ -117,6 +140,9 @@ func (s *Source) Name() string { return name }
 
 // Run puts a Snapshot now and after changes, until ctx ends.
 func (s *Source) Run(ctx context.Context, to discovery.Sink) error {
+	var mending sync.WaitGroup
+	defer mending.Wait()
+	mending.Go(func() { s.giveUp(ctx) })
 	f := stored.Follower{Store: s.o.Store, View: s.view, Incomplete: s.o.Incomplete, Snapshot: s.snapshot}
 	return f.Run(ctx, to)
 }
@@ -134,18 +160,24 @@ func (s *Source) AddPool(ctx context.Context, p model.Pool) error {
 	if s.view.Len() >= s.limit && !s.view.Has(keyOf(pattern)) {
 		return problem(pattern, model.Refused, fmt.Sprintf("there are %d pools, the most that are kept", s.limit), "remove some first")
 	}
+	taken := problem(pattern, model.Conflict, fmt.Sprintf("pattern(%s) is already registered", p.Pattern), "")
+	if s.view.Has(keyOf(pattern)) {
+		return taken
+	}
 	r := record{Check: p.Check, Since: s.o.Now(), By: model.Asker(ctx)}
-	if err := s.o.Conflict(s.offer(pattern, r)); err != nil {
+	if err := s.o.Conflict(s.offer(pattern, r, serviceOf(pattern))); err != nil {
 		return problem(pattern, model.Conflict, fmt.Sprintf("pattern(%s) is already registered: %v", p.Pattern, err), "")
 	}
+	r.Service = s.reserve(r.Check)
+	defer s.release(r.Service)
 	err = s.update(ctx, pattern, func(old []byte) ([]byte, error) {
 		if old != nil {
-			return nil, problem(pattern, model.Conflict, fmt.Sprintf("pattern(%s) is already registered", p.Pattern), "")
+			return nil, taken
 		}
 		return encode(r)
 	})
 	if err == nil {
-		s.wait(ctx, serviceOf(pattern), "")
+		s.wait(ctx, p.Pattern, "")
 	}
 	return err
 }
@@ -206,7 +238,7 @@ func (s *Source) AddMember(ctx context.Context, pattern string, m model.Member) 
 		return encode(now)
 	})
 	if err == nil {
-		s.wait(ctx, serviceOf(p), m.Name())
+		s.wait(ctx, pattern, m.Name())
 	}
 	return err
 }
@@ -224,7 +256,9 @@ func (r record) add(p model.Pattern, m model.Member, most int) (record, error) {
 		return r, problem(p, model.Refused, fmt.Sprintf("the pool's other backends have the url_path %q, this one has %q", slash(r.BasePath), slash(m.BasePath)),
 			"all backends of a pool have the same url_path; make a pool of its own for another one")
 	}
-	r.BasePath = m.BasePath
+	if r.BasePath = m.BasePath; r.BasePath != "" {
+		r.Service = "" // which has none
+	}
 	r.Members = slices.Insert(slices.Clone(r.Members), i, added)
 	return r, nil
 }
@@ -254,11 +288,12 @@ func (s *Source) RemoveMember(ctx context.Context, pattern string, m model.Membe
 
 // Pool gives one pool; NotFound says that there is none.
 func (s *Source) Pool(pattern string) (model.PoolRow, error) {
-	p, r, err := s.pool(pattern)
+	found, err := s.find(pattern)
 	if err != nil {
 		return model.PoolRow{}, err
 	}
-	row := model.PoolRow{Pool: model.Pool{Pattern: p.String(), Check: r.Check}, Service: serviceOf(p)}
+	r := &found.record
+	row := model.PoolRow{Pool: model.Pool{Pattern: found.pattern.String(), Check: r.Check}, Service: found.service}
 	for _, m := range r.Members {
 		row.Members = append(row.Members, model.Member{IP: m.IP, Port: m.Port, BasePath: r.BasePath})
 	}
@@ -267,9 +302,17 @@ func (s *Source) Pool(pattern string) (model.PoolRow, error) {
 
 // pool gives a pool as it is known here.
 func (s *Source) pool(pattern string) (model.Pattern, record, error) {
+	found, err := s.find(pattern)
+	if err != nil {
+		return model.Pattern{}, record{}, err
+	}
+	return found.pattern, found.record, nil
+}
+
+func (s *Source) find(pattern string) (*pool, error) {
 	p, err := parse(pattern)
 	if err != nil {
-		return p, record{}, err
+		return nil, err
 	}
 	s.mu.Lock()
 	s.look()
@@ -282,11 +325,11 @@ func (s *Source) pool(pattern string) (model.Pattern, record, error) {
 	s.mu.Unlock()
 	switch {
 	case !there:
-		return p, record{}, notFound(p, pattern)
+		return nil, notFound(p, pattern)
 	case found.problem != nil && found.problem.Kind == model.Invalid:
-		return p, record{}, *found.problem
+		return nil, *found.problem
 	}
-	return p, found.record, nil
+	return found, nil
 }
 
 func notFound(p model.Pattern, pattern string) error {
@@ -305,10 +348,14 @@ func stands(p model.Pattern, pattern string, old []byte) (record, error) {
 	return r, nil
 }
 
-func (s *Source) wait(ctx context.Context, service, server string) {
+func (s *Source) wait(ctx context.Context, pattern, server string) {
+	p, err := s.find(pattern)
+	if err != nil { // somebody has removed it meanwhile
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	s.o.Serves(ctx, service, server)
+	s.o.Serves(ctx, s.route(p.pattern, p.service), server)
 }
 
 func (s *Source) update(ctx context.Context, p model.Pattern, c store.Change) error {
@@ -342,10 +389,12 @@ func (s *Source) look() {
 	now := s.o.Now()
 	pools := make([]*pool, 0, len(records))
 	before := s.pools
+	settled := true // each pool has the slot that it had
 	drop := func(p *pool) {
 		owner := p.pattern.String()
 		s.gone[owner] = removal{at: now, by: s.asked[owner]}
 		delete(s.asked, owner)
+		settled = false
 	}
 	for i := range records {
 		r := &records[i]
@@ -363,6 +412,12 @@ func (s *Source) look() {
 			}
 		}
 		p := s.read(*r)
+		switch {
+		case was == nil || was.problem != nil || was.slot != p.slot || was.rule != p.rule || !was.record.Since.Equal(p.record.Since):
+			settled = false
+		case was.service != p.service && p.problem == nil: // its slot is another's
+			p = s.serve(p, was.service)
+		}
 		if was != nil && len(p.record.Members) < len(was.record.Members) { // that is asked for as well, and not to be doubted
 			s.gone[p.pattern.String()] = removal{at: now, by: p.record.By}
 		} else if was == nil {
@@ -374,6 +429,9 @@ func (s *Source) look() {
 		drop(p)
 	}
 	s.records, s.pools = records, pools
+	if !settled {
+		s.settle()
+	}
 }
 
 // snapshot gives one Offer a pool, and the version of what it tells.
@@ -381,6 +439,11 @@ func (s *Source) snapshot() (model.Snapshot, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.look()
+	select {
+	case <-s.known:
+	default:
+		close(s.known)
+	}
 	out := model.Snapshot{Source: name, Offers: make([]model.Offer, 0, len(s.pools))}
 	now := s.o.Now()
 	for owner, r := range s.gone {

@@ -25,9 +25,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	quiet = slog.New(slog.DiscardHandler)
-	rule  = model.Check{Kind: model.CheckHTTP, Interval: 10 * time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Asks: []model.Ask{{Path: "/healthz", Bodies: []string{"ok", "OK"}}}}
+	begin   = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	quiet   = slog.New(slog.DiscardHandler)
+	healthz = model.Check{Kind: model.CheckHTTP, Interval: 10 * time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Asks: []model.Ask{{Path: "/healthz", Bodies: []string{"ok", "OK"}}}}
 )
 
 // world is a source with what it asks.
@@ -52,7 +52,9 @@ func newWorld(t *testing.T, m *store.Mirror, earlier *model.Snapshot) *world {
 		Bind: model.Bind{Port: 8080}, Store: m, Prober: w, Now: func() time.Time { return begin }, Log: quiet, Earlier: earlier,
 		Policy:   model.Policy{Own: []model.Bind{{Port: 8080}}},
 		Conflict: func(model.Offer) error { return w.refuse },
-		Serves:   func(_ context.Context, service, server string) { w.waited = append(w.waited, service+" "+server) },
+		Serves: func(_ context.Context, route model.Route, server string) {
+			w.waited = append(w.waited, route.Service+" "+server)
+		},
 	})
 	return w
 }
@@ -89,7 +91,7 @@ func (w *world) wants(err error, kind model.Kind, says string) {
 func TestCalls(t *testing.T) {
 	w := newWorld(t, memory(), nil)
 	ctx := model.WithAsker(t.Context(), "pools API from 10.0.0.9")
-	add := func(pattern string) error { return w.AddPool(ctx, model.Pool{Pattern: pattern, Check: rule}) }
+	add := func(pattern string) error { return w.AddPool(ctx, model.Pool{Pattern: pattern, Check: healthz}) }
 	w.wants(add(""), model.Invalid, "pattern must not be empty")
 	w.wants(add("GET /"), model.Invalid, "pattern")
 	w.wants(w.AddPool(ctx, model.Pool{Pattern: "/"}), model.Invalid, "a health_check is refused")
@@ -166,12 +168,12 @@ func TestLimits(t *testing.T) {
 	w := newWorld(t, memory(), nil)
 	w.limit, w.members = 20, 30
 	for i := range w.limit {
-		if err := w.AddPool(t.Context(), model.Pool{Pattern: fmt.Sprintf("/%d", i), Check: rule}); err != nil {
+		if err := w.AddPool(t.Context(), model.Pool{Pattern: fmt.Sprintf("/%d", i), Check: healthz}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.wants(w.AddPool(t.Context(), model.Pool{Pattern: "/more", Check: rule}), model.Refused, "there are 20 pools")
-	w.wants(w.AddPool(t.Context(), model.Pool{Pattern: "/7", Check: rule}), model.Conflict, "pattern(/7) is already registered")
+	w.wants(w.AddPool(t.Context(), model.Pool{Pattern: "/more", Check: healthz}), model.Refused, "there are 20 pools")
+	w.wants(w.AddPool(t.Context(), model.Pool{Pattern: "/7", Check: healthz}), model.Conflict, "pattern(/7) is already registered")
 	for i := range w.members {
 		if err := w.AddMember(t.Context(), "/7", at(fmt.Sprintf("10.1.0.%d:80", i+1))); err != nil {
 			t.Fatal(err)
@@ -188,7 +190,7 @@ func TestEarlier(t *testing.T) {
 	w := newWorld(t, memory(), nil)
 	with := at("10.0.0.1:80")
 	with.BasePath = "/x"
-	if err := errors.Join(w.AddPool(t.Context(), model.Pool{Pattern: "h/a/", Check: rule}), w.AddMember(t.Context(), "h/a/", with), w.AddPool(t.Context(), model.Pool{Pattern: "/{$}", Check: rule})); err != nil {
+	if err := errors.Join(w.AddPool(t.Context(), model.Pool{Pattern: "h/a/", Check: healthz}), w.AddMember(t.Context(), "h/a/", with), w.AddPool(t.Context(), model.Pool{Pattern: "/{$}", Check: healthz})); err != nil {
 		t.Fatal(err)
 	}
 	put, _ := w.snapshot()
@@ -234,7 +236,7 @@ func (h *heard) Down(err error) {
 func TestStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := storetest.NewMemory()
-		good, err := encode(record{Check: rule, Members: []member{{netip.MustParseAddr("10.0.0.1"), 80}}, Since: begin})
+		good, err := encode(record{Check: healthz, Members: []member{{netip.MustParseAddr("10.0.0.1"), 80}}, Since: begin})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,7 +286,7 @@ func TestStore(t *testing.T) {
 
 // FuzzDecode: whatever a record is, it is refused, or what it offers is merged without a problem.
 func FuzzDecode(f *testing.F) {
-	good, err := encode(record{Check: rule, BasePath: "/b", Members: []member{{netip.MustParseAddr("10.0.0.1"), 80}}, Since: begin})
+	good, err := encode(record{Check: healthz, BasePath: "/b", Members: []member{{netip.MustParseAddr("10.0.0.1"), 80}}, Since: begin})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package pools
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -25,6 +26,7 @@ func keyOf(p model.Pattern) string { return Kind + "/" + p.String() }
 type record struct {
 	Check    model.Check `json:"check"`
 	BasePath string      `json:"base_path,omitempty"` // of all members
+	Service  string      `json:"service,omitempty"`   // the slot that it has; empty: a service of its own
 	Members  []member    `json:"members,omitempty"`   // sorted
 	Since    time.Time   `json:"since"`               // when the pool was added
 	By       string      `json:"by,omitempty"`        // who asked for what it is now
@@ -56,6 +58,9 @@ func decode(value []byte) (record, error) {
 			return r, err
 		}
 	}
+	if _, ok := slotOf(r.Service, ruleID(r.Check)); !ok || r.BasePath != "" {
+		r.Service = "" // of a version that numbered rules otherwise
+	}
 	for i, m := range r.Members {
 		if !m.IP.IsValid() || m.IP.Zone() != "" || m.Port == 0 || i > 0 && compare(r.Members[i-1], m) >= 0 {
 			return r, fmt.Errorf("its member %d is none, or not in order", i+1)
@@ -78,6 +83,9 @@ type pool struct {
 	value   []byte
 	pattern model.Pattern
 	record  record
+	rule    string         // of its check; empty where it cannot be read
+	slot    string         // that the record has
+	service string         // that it has
 	offer   model.Offer    // none where there is a problem
 	problem *model.Problem // why it is not offered
 }
@@ -96,30 +104,47 @@ func (s *Source) read(r store.Record) *pool {
 	if p.record, err = decode(r.Value); err != nil {
 		return bad(model.Invalid, "what the store has of it cannot be read: "+err.Error(), "remove the pool and add it again")
 	}
+	p.rule, p.slot = ruleID(p.record.Check), p.record.Service
 	for _, m := range p.record.Members {
 		if err := s.o.Policy.Check(netip.AddrPortFrom(m.IP, m.Port)); err != nil {
 			return bad(model.Refused, "backend "+err.Error(), "remove that backend")
 		}
 	}
-	p.offer = s.offer(p.pattern, p.record)
+	p.service = cmp.Or(p.slot, serviceOf(p.pattern))
+	p.offer = s.offer(p.pattern, p.record, p.service)
 	return p
 }
 
+// serve gives the same pool with another service.
+func (s *Source) serve(p *pool, service string) *pool {
+	other := *p
+	other.service = service
+	other.offer = s.offer(p.pattern, p.record, service)
+	return &other
+}
+
 // offer is what a pool asks for.
-func (s *Source) offer(p model.Pattern, r record) model.Offer {
-	service := serviceOf(p)
+func (s *Source) offer(p model.Pattern, r record, service string) model.Offer {
 	o := model.Offer{Owner: model.Owner{Source: name, Name: p.String()}, Since: r.Since, By: r.By}
-	o.Routes = []model.Route{{Bind: s.o.Bind, Pattern: p, Service: service}}
-	o.Services = []model.Service{{Name: service, Algorithm: model.TwoRandom, BasePath: r.BasePath, Check: r.Check, Timeouts: s.o.Timeouts}}
+	o.Routes = []model.Route{s.route(p, service)}
+	o.Services = []model.Service{s.service(service, r.BasePath, r.Check)}
 	for _, m := range r.Members {
 		o.Servers = append(o.Servers, model.Server{Service: service, Name: nameOf(m), IP: m.IP, Port: m.Port})
 	}
 	return o
 }
 
+func (s *Source) route(p model.Pattern, service string) model.Route {
+	return model.Route{Bind: s.o.Bind, Pattern: p, Service: service}
+}
+
+func (s *Source) service(name, basePath string, c model.Check) model.Service {
+	return model.Service{Name: name, Algorithm: model.TwoRandom, BasePath: basePath, Check: c, Timeouts: s.o.Timeouts}
+}
+
 func nameOf(m member) string { return model.Member{IP: m.IP, Port: m.Port}.Name() }
 
-// serviceOf names a pool's service: readable, and another one for each pattern.
+// serviceOf names the service of a pool without a slot: readable, and another one for each pattern.
 func serviceOf(p model.Pattern) string {
 	text := p.String()
 	sum := sha256.Sum256([]byte(text))
