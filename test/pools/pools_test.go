@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -99,6 +100,9 @@ type web struct {
 	server *httptest.Server
 	sick   atomic.Bool
 	busy   atomic.Int64
+
+	hold, held chan struct{} // of the first request for …/hold: until when it waits, and that it does
+	once       sync.Once
 }
 
 func newWeb(t *testing.T, name string) *web {
@@ -119,6 +123,10 @@ func (w *web) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	}
 	w.busy.Add(1)
 	defer w.busy.Add(-1)
+	if w.hold != nil && strings.HasSuffix(r.URL.Path, "/hold") {
+		w.once.Do(func() { close(w.held) })
+		<-w.hold
+	}
 	_, _ = fmt.Fprintf(out, "%s %s", w.name, r.URL.RequestURI())
 }
 
@@ -253,6 +261,7 @@ func TestDocumented(t *testing.T) {
 			}
 			return ""
 		})
+		before := b.reloads()
 		ok("", "addPool")
 		width := max(len(webs[0]), len(webs[1]))
 		table := func(rows ...string) string {
@@ -300,6 +309,9 @@ func TestDocumented(t *testing.T) {
 			}
 			return ""
 		})
+		if n := b.reloads() - before; n != 0 {
+			t.Errorf("%d reloads", n)
+		}
 	})
 }
 

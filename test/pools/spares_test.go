@@ -1,0 +1,215 @@
+package pools
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fnlb/fnlb/haproxy/haproxytest"
+	pb "github.com/fnlb/fnlb/proto/rollout/lb"
+	"github.com/fnlb/fnlb/test/e2e"
+	"github.com/fnlb/fnlb/test/load"
+)
+
+// apply is a row of /1/lb/changes.
+type apply struct {
+	Method  string
+	Reasons []string
+}
+
+// changes lists the applies, oldest first.
+func (b *balancer) changes() []apply {
+	b.T.Helper()
+	var out struct{ Changes []apply }
+	if err := b.Get("/1/lb/changes", &out); err != nil {
+		b.T.Fatal(err)
+	}
+	return out.Changes
+}
+
+// services lists the backends of pools in the configuration, once it is what runs and the number of spare ones is kept for the next process.
+func (b *balancer) services() string {
+	b.T.Helper()
+	var out []string
+	b.Eventually(func() string {
+		if st := b.Status(); st.HAProxy.Behind || st.Applied != st.Wanted {
+			return fmt.Sprintf("%d of %d is in force, behind %v", st.Applied, st.Wanted, st.HAProxy.Behind)
+		}
+		config, err := os.ReadFile(b.Config)
+		if err != nil {
+			return err.Error()
+		}
+		kept, err := os.ReadFile(filepath.Join(b.Dir, "sources", "spares.json"))
+		if err != nil {
+			return err.Error()
+		}
+		out = nil
+		for line := range strings.Lines(string(config)) {
+			if name, ok := strings.CutPrefix(line, "backend pool:"); ok {
+				name = strings.TrimSpace(name)
+				if out = append(out, name); !strings.Contains(string(kept), `"name":"pool:`+name+`"`) {
+					return name + " is not kept"
+				}
+			}
+		}
+		return ""
+	})
+	return strings.Join(out, " ")
+}
+
+// waitBody waits until a URL is answered by this one.
+func (b *balancer) waitBody(url, want string) {
+	b.T.Helper()
+	b.Eventually(func() string {
+		if code, body := b.get(url); !strings.HasPrefix(fmt.Sprint(code, " ", body), want) {
+			return fmt.Sprintf("%s: %d %s, want %s", url, code, body, want)
+		}
+		return ""
+	})
+}
+
+// TestSpares adds and removes many pools under load: what HAProxy is reloaded for is more spare services alone, no request of another pool
+// fails, and each pool's own requests come to its own backend. The services outlive a restart with a file, and one of the process with HAProxy.
+func TestSpares(t *testing.T) {
+	const pools = 40
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		args := []string{"--listen", "", "--db", "sqlite3://" + filepath.Join(e2e.TempDir(t), "fnlb.db")}
+		b := start(t, h, args...)
+		other := newWeb(t, "other")
+		b.addPool("/other/") // with a rule of its own: its services come with it
+		b.add("/other/", other, "")
+		b.waitBody("/other/x", "200 other /other/x")
+		done := e2e.LoadPaths(t, b.HTTP, []string{"/other/y"}, []load.Group{
+			{Name: "fresh", Workers: 2, Think: 10 * time.Millisecond}, {Name: "keep-alive", KeepAlive: true, Workers: 4, Think: 5 * time.Millisecond},
+		})
+		webs := []*web{newWeb(t, "a"), newWeb(t, "b"), newWeb(t, "c")}
+		for i := range pools {
+			pattern, w := fmt.Sprintf("/%d/", i), webs[i%len(webs)]
+			b.addPool(pattern)
+			b.add(pattern, w, "")
+			b.waitBody(pattern+"x", "200 "+w.name+" ")
+		}
+		for i := range pools { // half of them again in other services, while those of the removed ones are free
+			pattern, w := fmt.Sprintf("/%d/", i), webs[(i+1)%len(webs)]
+			if _, err := b.RemovePool(b.context(), &pb.RemovePoolReq{Pattern: pattern}); err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 0 {
+				b.addPool(pattern + "again/")
+				b.add(pattern+"again/", w, "")
+				b.waitBody(pattern+"again/x", "200 "+w.name+" ")
+			}
+			b.waitBody(pattern+"x", "404")
+		}
+		if r := done(); r.Failed > 0 || r.Requests < pools {
+			t.Errorf("%v", r)
+		} else {
+			t.Logf("HAProxy %s: %v", h.Version, r)
+		}
+		grown := 0
+		for _, c := range b.changes() { // the last 200
+			if c.Method != "reload" {
+				continue
+			}
+			grown++
+			for _, why := range c.Reasons { // entries of maps and servers may come at the same time
+				cause, _, _ := strings.Cut(why, " ")
+				if !strings.HasPrefix(why, "backend-added pool:") && !slices.Contains([]string{"map", "server-added", "server-removed"}, cause) {
+					t.Errorf("reload for %q", c.Reasons)
+				}
+			}
+		}
+		if grown > 9 { // 16 for the rule, then 24, 36, 54, 81
+			t.Errorf("%d reloads for more services", grown)
+		}
+		names := b.services()
+		if n := len(strings.Fields(names)); n != 16+81 {
+			t.Errorf("%d services", n)
+		}
+
+		b.Signal(syscall.SIGKILL) // HAProxy goes on
+		b.WaitExit()
+		b.run(h, args...)
+		b.addPool("/later/")
+		b.add("/later/", other, "")
+		b.waitBody("/later/x", "200 other ")
+		b.waitBody("/0/again/x", "200 b ")
+		if got := b.services(); got != names {
+			t.Errorf("after an adoption: %s\nwant %s", got, names)
+		}
+		if n := b.reloads(); n != 0 {
+			t.Errorf("%d reloads after an adoption: %v", n, b.changes())
+		}
+		stop(b.Balancer)
+		b.run(h, args...)
+		for url, want := range map[string]string{"/later/x": "200 other ", "/0/again/x": "200 b ", "/38/again/x": "200 " + webs[39%len(webs)].name, "/other/x": "200 other "} {
+			b.waitBody(url, want)
+		}
+		if n := b.reloads(); n != 0 {
+			t.Errorf("%d reloads after a start: %v", n, b.changes())
+		}
+	})
+}
+
+// TestSpareTaken: a pool in the service of a removed one has nothing of it, not even while that one's last request runs.
+func TestSpareTaken(t *testing.T) {
+	each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		b := start(t, h, "--listen", "")
+		b.addPool("/first/")
+		old := newWeb(t, "old")
+		old.hold, old.held = make(chan struct{}), make(chan struct{})
+		release := sync.OnceFunc(func() { close(old.hold) })
+		t.Cleanup(release) // before its server is closed, which waits for it
+		b.add("/first/", old, "")
+		b.waitBody("/first/x", "200 old ")
+		running := make(chan string, 1)
+		go func() {
+			resp, err := http.Get("http://" + b.HTTP + "/first/hold")
+			if err != nil {
+				running <- err.Error()
+				return
+			}
+			running <- resp.Status + text(resp.Body.Close())
+		}()
+		<-old.held
+		// All other services are taken, so that the one of the removed pool is the next.
+		for i := range 40 {
+			b.addPool(fmt.Sprintf("/%d/", i))
+		}
+		if _, err := b.RemovePool(b.context(), &pb.RemovePoolReq{Pattern: "/first/"}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 40 {
+			pattern := fmt.Sprintf("/second%d/", i)
+			b.addPool(pattern)
+			b.Eventually(func() string { // on a busy host not yet, but never by a server of the other
+				switch code, body := b.get(pattern + "x"); code {
+				case http.StatusServiceUnavailable:
+					return ""
+				case http.StatusNotFound:
+					return "it is not served yet"
+				default:
+					t.Fatalf("a new pool answers %d %s", code, body)
+				}
+				return ""
+			})
+		}
+		b.waitBody("/first/x", "404 ")
+		next := newWeb(t, "next")
+		for i := range 40 {
+			b.add(fmt.Sprintf("/second%d/", i), next, "")
+			b.waitBody(fmt.Sprintf("/second%d/x", i), "200 next ")
+		}
+		release()
+		if got := <-running; got != "200 OK" {
+			t.Errorf("the request that ran: %s", got)
+		}
+	})
+}
