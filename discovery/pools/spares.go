@@ -16,12 +16,13 @@ import (
 )
 
 // HAProxy makes no backend at run time, and none changes its name. So that a new pool is no reload, services without servers stand ready for
-// each rule in use: firstSpares of them, and half as many again each time when few are left. That is a reload, but one that no call waits
-// for: it comes growDelay after the pool that made it necessary.
+// each rule in use: firstSpares of them, and each time when few are left as many more, or half as many again where that is more. That is a
+// reload, but one that no call waits for: it comes growDelay after the pool that made it necessary. More from the start would cost each apply
+// the time to write and read them.
 const (
 	sparesName  = "spares"
-	firstSpares = 16
-	fewSpares   = 4 // or a quarter of all
+	firstSpares = 8
+	fewSpares   = 2 // or a quarter of all
 	rulesLimit  = 8 // with spares; pools of further ones have services of their own
 	growDelay   = 250 * time.Millisecond
 	slotsLimit  = 2 * Limit
@@ -149,7 +150,7 @@ func (s *Source) count() {
 func (s *Source) grow(r *rule) {
 	need := max(r.size, firstSpares)
 	for r.top > need || need-r.used <= max(fewSpares, need/4) {
-		need += need / 2
+		need += max(firstSpares, need/2)
 	}
 	switch need = min(need, slotsLimit); {
 	case need <= r.size:

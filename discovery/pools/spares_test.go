@@ -191,7 +191,7 @@ func TestGrowth(t *testing.T) {
 		if len(spares.all) != 1 || !slices.Equal(w.offered(), []int{firstSpares}) {
 			t.Fatalf("%d puts, %v", len(spares.all), w.offered())
 		}
-		for i := range 11 {
+		for i := range 5 {
 			w.add(fmt.Sprintf("/%d", i), healthz)
 		}
 		settle()
@@ -199,9 +199,9 @@ func TestGrowth(t *testing.T) {
 			t.Fatalf("%d puts", len(spares.all))
 		}
 		began := time.Now()
-		w.add("/11", healthz)
+		w.add("/5", healthz)
 		settle()
-		if len(spares.all) != 2 || spares.at[1].Sub(began) != growDelay || !slices.Equal(w.offered(), []int{24}) {
+		if len(spares.all) != 2 || spares.at[1].Sub(began) != growDelay || !slices.Equal(w.offered(), []int{16}) {
 			t.Errorf("%d puts, at %v, %v", len(spares.all), spares.at, w.offered())
 		}
 		for i := range 200 { // faster than they grow: each pool has a slot all the same
@@ -209,7 +209,7 @@ func TestGrowth(t *testing.T) {
 		}
 		top := w.rules[0].top
 		settle()
-		if n := w.offered()[0]; top != 212 || n < top || len(spares.all) > 10 {
+		if n := w.offered()[0]; top != 206 || n < top || len(spares.all) > 10 {
 			t.Errorf("%d spares for %d slots, %d puts", n, top, len(spares.all))
 		}
 		for i := range 200 {
