@@ -259,6 +259,17 @@ func (l *loop) found(m *member, f finding) {
 		m.name.settle()
 	}
 	l.dirty(time.Now(), why)
+	l.urgent = l.urgent || !l.asking()
+}
+
+// asking reports whether the first check of a server runs, so that what has passed had better wait for more of its kind.
+func (l *loop) asking() bool {
+	for _, m := range l.members { // until the first one: which makes no difference
+		if !m.admitted && m.lastCheck == "" && m.server.Admin != model.Maint {
+			return true
+		}
+	}
+	return false
 }
 
 // failed notes a look that did not pass. It is told when it is the first, and when it says for the first time which flag to change.

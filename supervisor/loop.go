@@ -49,7 +49,7 @@ type loop struct {
 
 	// What is to be done, and when; zero means not at all.
 	dirtySince, dirtyLast time.Time
-	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind
+	urgent                bool // a State: it was quiet already; what is admitted waits for more of its kind, where there may be
 	causes                causes
 	notBefore             time.Time
 	retry                 backoff

@@ -120,7 +120,7 @@ func TestLinesTellWhenToLook(t *testing.T) {
 			t.Helper()
 			w.set(func() { w.down["a"] = down })
 			say()
-			w.after(10 * time.Millisecond)
+			w.after(observeLeast + 10*time.Millisecond) // a look may just have been
 			if h := w.health(); h != want {
 				t.Errorf("after a line: %s, want %s", h, want)
 			}
