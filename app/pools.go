@@ -6,9 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fnlb/fnlb/api/access"
@@ -100,18 +102,12 @@ func (b *balancer) poolsTLS() (*tls.Config, error) {
 	if key == "" {
 		key = b.s.PoolsCert
 	}
-	load := func() (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(b.s.PoolsCert, key)
-		if err != nil {
-			return nil, fmt.Errorf("certificate of pools: %w; correct --pools-cert and --pools-key", err)
-		}
-		return &pair, nil
-	}
-	if _, err := load(); err != nil {
+	own := &renewed{cert: b.s.PoolsCert, key: key, log: b.log}
+	var err error
+	if own.last, err = own.load(); err != nil {
 		return nil, err
 	}
-	// Read anew for each connection, which are few and long: a renewed certificate needs no restart.
-	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() }}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: own.get}
 	if b.s.PoolsClientCA == "" {
 		return c, nil
 	}
@@ -124,4 +120,40 @@ func (b *balancer) poolsTLS() (*tls.Config, error) {
 		return nil, fmt.Errorf("authorities of pools: %s has no certificate; correct --pools-client-ca", b.s.PoolsClientCA)
 	}
 	return c, nil
+}
+
+// renewed is a certificate that is read anew for each connection, which are few and long: a new one needs no restart. While what lies there
+// cannot be used, the last good one serves.
+type renewed struct {
+	cert, key string // files
+	log       *slog.Logger
+
+	mu   sync.Mutex
+	last *tls.Certificate
+	told bool // that it cannot be used
+}
+
+func (r *renewed) load() (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(r.cert, r.key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of pools: %w; correct --pools-cert and --pools-key", err)
+	}
+	return &pair, nil
+}
+
+func (r *renewed) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next, err := r.load()
+	switch {
+	case err == nil:
+		r.last = next
+		if r.told {
+			r.log.Info("the certificate of pools can be used again", "file", r.cert)
+		}
+	case !r.told:
+		r.log.Warn("the certificate of pools cannot be used, the last good one serves", "error", err)
+	}
+	r.told = err != nil
+	return r.last, nil
 }

@@ -208,14 +208,21 @@ func stop(b *e2e.Balancer) {
 	}
 }
 
-// TestDocumented runs the commands of the book's page as they stand, with fnlb and cli in place of go run, on ports of the test's own.
-func TestDocumented(t *testing.T) {
-	bin := e2e.TempDir(t)
-	for _, name := range []string{"cli", "sample/web"} {
-		if out, err := exec.Command("go", "build", "-C", "../..", "-o", filepath.Join(bin, filepath.Base(name)), "./"+name).CombinedOutput(); err != nil {
+// build makes binaries in a folder.
+func build(t *testing.T, names ...string) (dir string) {
+	t.Helper()
+	dir = e2e.TempDir(t)
+	for _, name := range names {
+		if out, err := exec.Command("go", "build", "-C", "../..", "-o", filepath.Join(dir, filepath.Base(name)), "./"+name).CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
 	}
+	return dir
+}
+
+// TestDocumented runs the commands of the book's page as they stand, with fnlb and cli in place of go run, on ports of the test's own.
+func TestDocumented(t *testing.T) {
+	bin := build(t, "cli", "sample/web")
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
 		ports := haproxytest.FreePorts(t, 2)
 		var webs []string
