@@ -66,6 +66,15 @@ func (b *balancer) serves(ctx context.Context, route model.Route, server string)
 	}
 }
 
+// healthWords are those of the log about a server's health: the original's for each sort.
+func healthWords(s model.Server) (healthy, unhealthy string) {
+	if s.Owner.Source != "pools" {
+		return "is healthy", "is unhealthy"
+	}
+	backend := "backend http://" + s.Addr().String()
+	return backend + " became healthy", backend + " became sick"
+}
+
 // listenPools opens the gRPC service of pools.
 func (b *balancer) listenPools(rules access.Rules, files uint64, report *report) error {
 	if b.s.Pools.Port == 0 {

@@ -153,7 +153,7 @@ func (b *balancer) build(c *call) error {
 		WaitMin: b.s.WaitMin, WaitMax: b.s.WaitMax, StopDelay: b.s.StopDelay, ShutdownTimeout: b.s.ShutdownTimeout, HardStop: b.s.HardStopAfter, DrainTimeout: b.s.DrainTimeout,
 		Probes: int(min(limit/4, 512)), Log: b.log,
 	}
-	o.Gone, o.Rebuild = b.gone, b.rebuild
+	o.Gone, o.Rebuild, o.Words = b.gone, b.rebuild, healthWords
 	if err := b.haproxy(&o, binary, accessLog, render); err != nil {
 		return err
 	}

@@ -375,15 +375,16 @@ func (l *loop) tellHealth(m *member) {
 	if m.mend != "" {
 		log = log.With("mend", m.mend)
 	}
+	healthy, unhealthy := l.s.o.Words(m.server)
 	switch m.health {
 	case model.Up:
-		log.Info("is healthy")
+		log.Info(healthy)
 	case model.Maintenance:
 		log.Info("is in maintenance")
 	case model.Draining:
 		log.Info("is draining")
 	default:
-		log.Warn("is unhealthy")
+		log.Warn(unhealthy)
 	}
 }
 

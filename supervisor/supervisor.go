@@ -65,7 +65,7 @@ type BindChecker func(inForce, wanted []conf.Bind, pids []int) (untried []conf.B
 // PortWatcher names the processes besides ours that listen where HAProxy does: haproxy/process.Sharing.
 type PortWatcher func(inForce []conf.Bind, pids []int) (found []string, err error)
 
-// Options are the supervisor's parts and limits. All are needed but Allowed, Listen, External, Running, Unchecked, Found and Step.
+// Options are the supervisor's parts and limits. All are needed but Allowed, Words, Listen, External, Running, Unchecked, Found and Step.
 type Options struct {
 	Files     Files
 	Abilities conf.Abilities
@@ -89,6 +89,8 @@ type Options struct {
 	Gone      func() string               // what of the run directory's folders and sockets is missing; "" nothing
 	Rebuild   func() error                // makes again what of it is ours
 	Reopen    func(master int) error      // makes a master open its socket again, by a reload
+	// Words are those for a server's becoming healthy and unhealthy in the log; nil: is healthy, is unhealthy.
+	Words func(model.Server) (healthy, unhealthy string)
 	// Listen calls heard after HAProxy has written lines into its log, a bounded number of times a second, until ctx ends; nil: nobody
 	// tells that, and HAProxy is asked often.
 	Listen func(ctx context.Context, heard func())
@@ -140,6 +142,9 @@ type inbox struct {
 func New(o Options) *Supervisor {
 	if o.Allowed == nil {
 		o.Allowed = func(netip.AddrPort) error { return nil }
+	}
+	if o.Words == nil {
+		o.Words = func(model.Server) (string, string) { return "is healthy", "is unhealthy" }
 	}
 	o.Files.step = o.Step
 	s := &Supervisor{o: o, wake: make(chan struct{}, 1), orders: make(chan order), ended: make(chan struct{})}

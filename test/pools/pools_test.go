@@ -408,6 +408,7 @@ func TestPatterns(t *testing.T) {
 			t.Errorf("another base path: %v", err)
 		}
 
+		mark := len(b.Log())
 		sub.sick.Store(true)
 		health := func(want pb.PoolStatus) {
 			t.Helper()
@@ -426,6 +427,7 @@ func TestPatterns(t *testing.T) {
 		sub.sick.Store(false)
 		health(pb.PoolStatus_PS_FULL)
 		all()
+		b.WaitLog(b.WaitLog(mark, "level=WARN", "backend "+sub.server.URL+" became sick"), "level=INFO", "backend "+sub.server.URL+" became healthy")
 
 		b.Signal(syscall.SIGKILL) // HAProxy goes on
 		b.WaitExit()
