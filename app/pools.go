@@ -26,7 +26,7 @@ import (
 // when we go on with the HAProxy that shows it; which services it has is never written into a store.
 func (b *balancer) poolSources(adopting bool) ([]discovery.Source, error) {
 	o := poolsource.Options{
-		Bind: b.s.PoolsHTTP, Timeouts: b.s.Timeouts, Policy: b.s.NodePolicy, Store: b.store, Prober: check.NewProber(), Expected: []model.Check{rpc.Usual()},
+		Bind: b.s.PoolsHTTP, Timeouts: b.s.Timeouts, Policy: b.s.NodePolicy, Store: b.store, Prober: check.NewProber(), Expected: expectedRules(),
 		Conflict: func(o model.Offer) error { return b.collector.Conflict(o) }, Serves: b.serves, Incomplete: adopting, Now: time.Now, Log: b.log,
 	}
 	spares := discovery.Kept{File: b.dirs.kept("spares"), Log: b.log}
@@ -46,6 +46,9 @@ func (b *balancer) poolSources(adopting bool) ([]discovery.Source, error) {
 	b.kept = append(b.kept, kept)
 	return []discovery.Source{kept, spares}, err
 }
+
+// expectedRules are those of pools to come.
+func expectedRules() []model.Check { return []model.Check{rpc.Usual()} }
 
 // serves waits until a route is in force and a server of its service, where one is named, takes requests, at most until ctx ends.
 func (b *balancer) serves(ctx context.Context, route model.Route, server string) {

@@ -15,6 +15,7 @@ import (
 	"github.com/fnlb/fnlb/api/rest"
 	"github.com/fnlb/fnlb/assets"
 	"github.com/fnlb/fnlb/config"
+	poolsource "github.com/fnlb/fnlb/discovery/pools"
 	"github.com/fnlb/fnlb/haproxy/conf"
 	"github.com/fnlb/fnlb/model"
 	"github.com/fnlb/fnlb/supervisor"
@@ -30,7 +31,11 @@ func offersOf(s *config.Settings) []model.Offer {
 	if s.TLSCert != "" {
 		cert = certName
 	}
-	return s.Offers(cert)
+	offers := s.Offers(cert)
+	if s.Pools.Port != 0 {
+		offers = append(offers, poolsource.FirstSpares(model.Owner{Source: "flags", Name: "--pools-listen"}, expectedRules(), s.Timeouts))
+	}
+	return offers
 }
 
 // renderer binds a template to what the process is and to the certificate. It is read anew as a whole: a value never changes.

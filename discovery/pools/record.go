@@ -139,7 +139,11 @@ func (s *Source) route(p model.Pattern, service string) model.Route {
 }
 
 func (s *Source) service(name, basePath string, c model.Check) model.Service {
-	return model.Service{Name: name, Algorithm: model.TwoRandom, BasePath: basePath, Check: c, Timeouts: s.o.Timeouts}
+	return serviceRow(name, basePath, c, s.o.Timeouts)
+}
+
+func serviceRow(name, basePath string, c model.Check, t model.Timeouts) model.Service {
+	return model.Service{Name: name, Algorithm: model.TwoRandom, BasePath: basePath, Check: c, Timeouts: t}
 }
 
 func nameOf(m member) string { return model.Member{IP: m.IP, Port: m.Port}.Name() }

@@ -313,6 +313,17 @@ func (s *Source) spares() model.Snapshot {
 	return out
 }
 
+// FirstSpares are the spare services for rules that are expected, without a source: what a text has before any pool is known.
+func FirstSpares(owner model.Owner, expected []model.Check, t model.Timeouts) model.Offer {
+	o := model.Offer{Owner: owner, Yields: true}
+	for _, c := range expected {
+		for n := range firstSpares {
+			o.Services = append(o.Services, serviceRow(slotName(ruleID(c), n), "", c, t))
+		}
+	}
+	return o
+}
+
 // recallSpares begins with what an earlier process offered, and with the rules that are expected.
 func (s *Source) recallSpares() {
 	if e := s.o.EarlierSpares; e != nil {

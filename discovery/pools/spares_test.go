@@ -183,6 +183,7 @@ func TestGrowth(t *testing.T) {
 		running.Go(func() { _ = m.Run(ctx) })
 		running.Go(func() { _ = w.Source.Run(ctx, &heard{}) })
 		running.Go(func() { _ = w.Spares().Run(ctx, spares) })
+		expected := FirstSpares(model.Owner{Source: "flags", Name: "x"}, w.o.Expected, w.o.Timeouts)
 		settle := func() {
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -190,6 +191,9 @@ func TestGrowth(t *testing.T) {
 		settle()
 		if len(spares.all) != 1 || !slices.Equal(w.offered(), []int{firstSpares}) {
 			t.Fatalf("%d puts, %v", len(spares.all), w.offered())
+		}
+		if state, problems := model.Merge(append(spares.all[0].Offers, expected)); len(problems) > 0 || len(state.Services) != firstSpares {
+			t.Errorf("%v, %d services", problems, len(state.Services))
 		}
 		for i := range 5 {
 			w.add(fmt.Sprintf("/%d", i), healthz)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -265,6 +266,13 @@ func TestDocumented(t *testing.T) {
 				if err := conn.Close(); err != nil {
 					return err.Error()
 				}
+			}
+			return ""
+		})
+		diff := slices.Concat([]string{"diff"}, b.Cmd.Args[1:])
+		b.Eventually(func() string { // spare services are no difference
+			if out, err := exec.Command(b.Cmd.Args[0], diff...).CombinedOutput(); err != nil {
+				return fmt.Sprintf("%v: %s", err, out)
 			}
 			return ""
 		})
