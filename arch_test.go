@@ -53,6 +53,7 @@ var imports = []struct {
 	{pkg: "api/rest", may: []string{"model", "api", "api/access", "api/crowd"}, why: "handlers know the contract of api alone"},
 	{pkg: "api/rpc", may: []string{"model", "check", "api", "api/access", "api/crowd", "proto/rollout/lb"}, why: "calls know the contract of api alone; what a check may ask is the rule's to say", only: "google.golang.org/grpc/health"},
 	{pkg: "proto/rollout/lb", why: "a contract of others, generated"},
+	{pkg: "lb", why: "others import it alone: it stands on the standard library"},
 	{pkg: "cli", may: []string{"proto/rollout/lb"}, why: "a client knows the contract and nothing else"},
 	{pkg: "api/metrics", may: []string{"model", "api"}, why: "metrics are a view on Status", only: "github.com/prometheus/"},
 	{pkg: "watch", why: "that a file has changed has nothing to do with what is in it", only: "github.com/fsnotify/"},
