@@ -60,6 +60,7 @@ var imports = []struct {
 	{pkg: "sample/web", why: "a sample stands alone"},
 	{pkg: "test/dockertest", why: "tests of every package use it, and a Docker Engine knows nothing of us"},
 	{pkg: "test/dockertest/server", why: "it runs alone in an image"},
+	{pkg: "examples/lb", may: []string{"lb"}, why: "an example shows the package and nothing else"},
 	{pkg: "examples/…", why: "an example stands alone"},
 	{pkg: "bench/…", may: []string{"bench/…", "test/…", "model"}, why: "a benchmark drives the binary from outside"},
 	{pkg: "test/…", may: []string{"…"}, why: "tests drive everything"},

@@ -32,6 +32,7 @@ func (t *FallbackRoundTripper) rewrite(pr *httputil.ProxyRequest) {
 		pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), routeKey{}, r))
 	}
 	forward(pr.Out.Header, pr.In)
+	pr.Out.Trailer = pr.In.Trailer // the same map: the server fills it at the end of the body, which httputil's copy does not see
 	r.in = pr.In.URL
 	if r.node == nil {
 		r.node = t.table.Load().owner(pr.In.URL.Path)
