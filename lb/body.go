@@ -151,7 +151,7 @@ func (c *call) mayRepeat(err error) bool {
 	if err != nil {
 		return false // the caller gets the error of the node, which came first
 	}
-	c.lent.Close()
+	c.lent.Close() //nolint:errcheck // what could not be sent is of no use
 	c.body = body
 	return true
 }

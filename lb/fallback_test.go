@@ -39,7 +39,8 @@ func TestFallback(t *testing.T) {
 	e.change(t)
 	c.kill()
 	_, err := rt.RoundTrip(request(t, "GET", "http://"+a.addr+"/x", "")) //nolint:bodyclose // there is none
-	if err != ErrNoFallbackNodeFound || err.Error() != "no fallback node found - whole cluster seems offline" {
+	if err != ErrNoFallbackNodeFound ||                                  //nolint:errorlint // importers of the original compare by ==
+		!errors.Is(err, ErrNoFallbackNodeFound) || err.Error() != "no fallback node found - whole cluster seems offline" {
 		t.Fatalf("error %v", err)
 	}
 	b.start()

@@ -121,9 +121,7 @@ func judge(ctx context.Context, n int, answers <-chan answer) (found int, alive 
 			return first, state[0] == yes
 		}
 		if first > 0 && grace == nil {
-			timer := time.NewTimer(searchGrace)
-			defer timer.Stop()
-			grace = timer.C
+			grace = time.After(searchGrace)
 		}
 		select {
 		case a := <-answers:

@@ -105,7 +105,7 @@ func (t *table) fill(old *table) {
 	for slot := range slots {
 		owner, asked := -1, all
 		var best uint64
-		if moved != nil && moved[old.owners[slot]] >= 0 {
+		if len(moved) > 0 && moved[old.owners[slot]] >= 0 {
 			owner, best, asked = moved[old.owners[slot]], old.scores[slot], came
 		}
 		for _, i := range asked {

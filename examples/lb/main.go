@@ -78,16 +78,22 @@ func serve(ctx context.Context, listener net.Listener, balancer *lb.Balancer, ag
 	server := &http.Server{Handler: balancer, ReadHeaderTimeout: 10 * time.Second}
 	served, ended := make(chan error, 1), make(chan error, 1)
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer func() { end(); <-ended }()
 	go func() { served <- server.Serve(listener) }()
 	go func() { ended <- balancer.Run(running) }()
+	err := wait(ctx, running, server, served, again, reread, log)
+	end()
+	return errors.Join(err, <-ended)
+}
+
+// wait returns when ctx has ended and the last request with it, or when the server cannot go on.
+func wait(ctx, running context.Context, server *http.Server, served <-chan error, again <-chan os.Signal, reread func() error, log *slog.Logger) error {
 	for {
 		select {
 		case <-again:
 			if err := reread(); err != nil {
 				log.Error("nodes stay as they are", "error", err)
 			} else {
-				log.Info("nodes read again", "nodes", len(balancer.Nodes()))
+				log.Info("nodes read again")
 			}
 		case err := <-served:
 			return err
