@@ -1,10 +1,10 @@
 # `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run build image test lint fuzz tools bench chaos clean
+.PHONY: help run build image test test-kubernetes lint fuzz tools bench chaos clean
 
 help: ## say what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 
 run: ## three sample servers and the balancer in front of them; Ctrl-C stops all of it (LISTEN=127.0.0.1:8081)
 	@exec test/run-sample.sh
@@ -21,6 +21,10 @@ image: build ## the Docker images fnlb:latest and fnlb-sample:latest (BASE=debia
 test: ## install what the tests need and run every check (FUZZ=5, seconds for each fuzz target)
 	@exec test/run-tests.sh
 
+test-kubernetes: ## build kube-apiserver and kubectl, get etcd, and run the tests that need them
+	@test/install-tools.sh kubernetes && test/install-tools.sh haproxy
+	@exec go test -race ./discovery/kubernetes ./test/kubetest ./test/kubernetes
+
 lint: ## golangci-lint
 	@test/install-tools.sh lint
 	@exec bin/tools/golangci-lint run ./...
@@ -28,7 +32,7 @@ lint: ## golangci-lint
 fuzz: ## each fuzz target for a while (FUZZ=60, seconds)
 	@exec test/fuzz.sh $(or $(FUZZ),60)
 
-tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0 and 3.2, a Debian root for images
+tools: ## install what the tests need: packages, golangci-lint, HAProxy 2.6, 3.0 and 3.2, a Debian root for images, Kubernetes
 	@exec test/install-tools.sh
 
 bench: ## the figures that README quotes, into bench/results (about ten minutes)

@@ -31,6 +31,7 @@ var imports = []struct {
 	{pkg: "discovery/nodes", may: []string{"model", "discovery", "discovery/stored", "store"}, why: "a source implements the contract and knows no sibling"},
 	{pkg: "discovery/pools", may: []string{"model", "discovery", "discovery/stored", "store", "check"}, why: "a source implements the contract and knows no sibling; a backend is judged by the rule of its pool before it is taken"},
 	{pkg: "discovery/docker", may: []string{"model", "discovery", "check"}, why: "a source implements the contract and knows no sibling; what a label asks of a check is judged by the rule itself"},
+	{pkg: "discovery/kubernetes", may: []string{"model", "discovery"}, why: "a source implements the contract and knows no sibling", only: "k8s.io/"},
 	{pkg: "assets", may: []string{"model"}, why: "files that people name are judged before anything is rendered"},
 	{pkg: "store", why: "what is kept is bytes to it, and every source may use it"},
 	{pkg: "store/sqldb", may: []string{"store"}, why: "tables and transactions are the same in every SQL database"},

@@ -137,9 +137,6 @@ func unlike(master int, flag, was, is string) error {
 // nodeSource makes the source of nodes. What only memory had is read back when we go on with the HAProxy that shows it, and
 // forgotten when none runs.
 func (b *balancer) nodeSource(adopting bool) (discovery.Source, error) {
-	if err := b.openStore(); err != nil {
-		return nil, err
-	}
 	o := nodesource.Options{
 		Service: config.PoolService, Initial: b.s.Nodes, Policy: b.s.NodePolicy, Store: b.store, Incomplete: adopting, Now: time.Now, Log: b.log,
 	}

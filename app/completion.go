@@ -21,7 +21,10 @@ type words struct {
 var flagWords = map[string][]string{
 	"access-log":   {"off", "stdout"},
 	"docker":       {"auto", "off", "unix:///var/run/docker.sock"},
+	"driver":       {"kubernetes", "nodes", "docker", "kubernetes,nodes,docker"},
 	"first-screen": {"on", "off"},
+	"ip-family":    {"any", "ipv4", "ipv6"},
+	"pod-ready":    {"true", "false"},
 }
 
 func completionWords() words {

@@ -28,6 +28,7 @@ import (
 	"github.com/fnlb/fnlb/check"
 	"github.com/fnlb/fnlb/config"
 	"github.com/fnlb/fnlb/discovery"
+	"github.com/fnlb/fnlb/discovery/kubernetes"
 	nodesource "github.com/fnlb/fnlb/discovery/nodes"
 	poolsource "github.com/fnlb/fnlb/discovery/pools"
 	"github.com/fnlb/fnlb/haproxy/conf"
@@ -55,7 +56,8 @@ type balancer struct {
 
 	program    *Program
 	store      *store.Mirror
-	nodes      *nodesource.Source
+	nodes      *nodesource.Source // nil: a driver without nodes
+	pods       *kubernetes.Source // nil: no pods
 	pools      *poolsource.Source // nil: no pools
 	parts      []running          // that run beside the others until the end
 	panics     atomic.Uint64      // of calls
@@ -183,35 +185,6 @@ func (b *balancer) build(c *call) error {
 	return b.listen(rules, report)
 }
 
-// sources are those that the settings ask for.
-func (b *balancer) sources(adopting bool) ([]discovery.Source, error) {
-	sources := []discovery.Source{discovery.Static{Snapshot: model.Snapshot{Source: "flags", Offers: offersOf(&b.s)}}}
-	nodes, err := b.nodeSource(adopting)
-	if err != nil {
-		return nil, err
-	}
-	sources = append(sources, nodes)
-	if b.s.Pools.Port != 0 {
-		pools, err := b.poolSources(adopting)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, pools...)
-	}
-	if b.s.Docker {
-		containers, err := b.containerSource(adopting)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, containers)
-	}
-	if b.s.StatsPort != 0 {
-		b.log.Info(fmt.Sprintf("HAProxy statistics port is %d", b.s.StatsPort))
-		b.log.Warn("whoever reaches the statistics port sees the page", "port", b.s.StatsPort)
-	}
-	return sources, nil
-}
-
 // localHAProxy finds the binary here. Where HAProxy is somebody else's there may be none: the one that runs tells what it can.
 func localHAProxy(name string, external bool) (binary string, a conf.Abilities, err error) {
 	if binary, err = findHAProxy(name); err == nil {
@@ -317,7 +290,7 @@ func dup(f *os.File) (*os.File, error) {
 func (b *balancer) listen(rules access.Rules, report *report) error {
 	handler := func(own bool) http.Handler {
 		return rest.New(rest.Options{
-			Nodes: b.nodes, Brake: b.supervisor, Reporter: report, Traffic: b.supervisor, Own: own, Panics: &b.panics, Log: b.log,
+			Nodes: b.apiNodes(), Brake: b.supervisor, Reporter: report, Traffic: b.supervisor, Own: own, Panics: &b.panics, Log: b.log,
 			Metrics: metrics.New(metrics.Options{Reporter: report, Version: config.Version, Panics: b.panics.Load, LogDropped: b.lost, Log: b.log}),
 		})
 	}

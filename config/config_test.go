@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"log/slog"
@@ -144,11 +145,19 @@ func TestRefused(t *testing.T) {
 		{"--zipkin nonsense", "no URL"},
 		{"--db postgres://u:geheim@h:x/d", "(not shown)"},
 		{"--db oracle://u:geheim@h/d", "(not shown)"},
-		{"--db k8s", "not there yet"},
-		{"--driver kubernetes", "not there yet"},
-		{"--label-selector a=b", "not there yet"},
-		{"--namespace x", "not there yet"},
-		{"--target-port 80", "not there yet"},
+		{"--driver nomad", "there is no driver"},
+		{"--driver kubernetes,nomad", "there is no driver"},
+		{"--namespace a/b", "no name in a cluster"},
+		{"--namespace -a", "no name in a cluster"},
+		{"--service a.b", "no name in a cluster"},
+		{"--service a --label-selector b=c", "leave one of them out"},
+		{"--target-port 0", "no port"},
+		{"--target-port 65536", "no port"},
+		{"--target-port 0x50-", "no port"},
+		{"--target-port a-name-too-long-", "no port"},
+		{"--pod-ready maybe", "true or false"},
+		{"--ip-family ipx", "no family"},
+		{"--label-selector a\nb", "control character"},
 		{"--docker ssh://h", "cannot be reached by ssh"},
 		{"--haproxy-master unix@x", "absolute"},
 		{"--haproxy-master abns@x", "absolute"},
@@ -177,6 +186,62 @@ func TestAccepted(t *testing.T) {
 	s, _, err := Parse(strings.Fields("--zipkin http://z:9411/api/v1/spans --driver rest --docker off --mgmt-allow 0.0.0.0/0"), host(), none)
 	if err != nil || len(s.Warnings) != 2 || !strings.Contains(s.Warnings[0], "no traces") {
 		t.Errorf("%q, %v", s.Warnings, err)
+	}
+}
+
+// TestDrivers: which sources there are follows from --driver, --db and --docker together.
+func TestDrivers(t *testing.T) {
+	engine := host()
+	engine.Socket = func(string) bool { return true }
+	for _, test := range []struct {
+		args             string
+		pods, nodes      bool
+		engine, warnings bool
+	}{
+		{"", false, true, true, false},
+		{"--driver rest", false, true, false, false},
+		{"--driver kubernetes", true, false, false, false},
+		{"-db=k8s", true, false, false, false},
+		{"-db=k8s -driver=nodes", true, true, false, false},
+		{"-db=k8s -driver=kubernetes", true, false, false, false},
+		{"--driver kubernetes --nodes a:1", true, false, false, true},
+		{"--driver kubernetes,nodes --nodes a:1", true, true, false, false},
+		{"--driver kubernetes,nodes,docker", true, true, true, false},
+		{"--driver kubernetes,docker --docker off", true, false, false, false},
+		{"--driver kubernetes --docker unix:///x", true, false, true, false},
+		{"--driver docker", false, false, true, false},
+		{"--label-selector a=b", false, true, true, true},
+	} {
+		in, _, err := Read(strings.Fields(test.args), engine.Env, none)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := in.Settings(engine)
+		if err != nil || s.Kubernetes.On != test.pods || (s.NoNodes == "") != test.nodes || s.Docker != test.engine || (len(s.Warnings) > 0) != test.warnings || s.DB.Kind() != "memory" {
+			t.Errorf("%s: pods %v, no nodes because of %q, engine %v, %q, %v", test.args, s.Kubernetes.On, s.NoNodes, s.Docker, s.Warnings, err)
+		}
+		if len(s.Nodes) > 0 && !test.nodes {
+			t.Errorf("%s: nodes %v", test.args, s.Nodes)
+		}
+		if _, socket := in.EngineSocket(engine.Env); socket != test.engine {
+			t.Errorf("%s: the engine's socket is looked at: %v", test.args, socket)
+		}
+	}
+	s, _, err := Parse(strings.Fields("-driver=kubernetes -label-selector=app=fn,role=fn-service -listen=:8080 -mgmt-listen=:8080"), host(), none)
+	if err != nil || s.Kubernetes.Selector != "app=fn,role=fn-service" || s.Kubernetes.Port != 8080 || !s.SharedPort() || s.Kubernetes.NotReady || len(s.Warnings) > 0 {
+		t.Errorf("the sample of the original: %+v, %v", s, err)
+	}
+	for args, want := range map[string]Kubernetes{
+		"--service web":                       {Service: "web"},
+		"--service web --target-port 8080":    {Service: "web", Port: 8080},
+		"--target-port http --ip-family=IPv6": {PortName: "http", Family: "ipv6"},
+		"--pod-ready=false":                   {Port: 8080, NotReady: true},
+	} {
+		s, _, err := Parse(strings.Fields("--driver kubernetes "+args), host(), none)
+		want.On, want.Family = true, cmp.Or(want.Family, "any")
+		if err != nil || s.Kubernetes != want {
+			t.Errorf("%s: %+v, %v", args, s.Kubernetes, err)
+		}
 	}
 }
 

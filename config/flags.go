@@ -70,11 +70,16 @@ var options = []option{
 	{"hard-stop-after", "TIME", "30m", "time after which connections of a replaced configuration are cut, and those of a stop", setTime(func(s *Settings) *span { return &s.HardStopAfter }, positive)},
 
 	{"zipkin", "URL", "", "accepted for compatibility; no traces are sent", setZipkin},
-	{"db", "URL", "sqlite3://:memory:", "where nodes are kept: sqlite3://FILE, postgres://… or mysql://…; several balancers may share a database", setDB},
-	{"driver", "NAME", "", "source of nodes; only rest exists so far", only("driver", "", "rest")},
-	{"label-selector", "SELECTOR", "", "Kubernetes; not there yet", only("label-selector", "")},
-	{"namespace", "NAME", "", "Kubernetes; not there yet", only("namespace", "")},
-	{"target-port", "PORT", "8080", "Kubernetes; not there yet", only("target-port", "8080")},
+	{"db", "URL", "sqlite3://:memory:", "where nodes are kept: sqlite3://FILE, postgres://… or mysql://…; several balancers may share a database; k8s is --driver kubernetes", setDB},
+	{"driver", "NAMES", "", "sources, with commas between: kubernetes, nodes (or rest), docker; default nodes, and docker where --docker finds an engine", setDriver},
+	{"label-selector", "SELECTOR", "", "pods that are nodes, as app=fn,role=fn-service; default all of the namespace", setText(func(s *Settings) *string { return &s.Kubernetes.Selector })},
+	{"namespace", "NAME", "", "namespace of the pods; default our own, or that of the kubeconfig's context", setNamespace},
+	{"target-port", "PORT", "8080", "port of the pods: a number, or the name of a container's port; of --service the name of its port, default its only one", setTargetPort},
+	{"service", "NAME", "", "service whose endpoints are nodes, in place of pods that label-selector finds", setKubernetesService},
+	{"pod-ready", "BOOL", "true", "only pods whose Ready condition is true are nodes; false: running is enough", setPodReady},
+	{"ip-family", "FAMILY", "any", "which address of a pod that has several: ipv4, ipv6, or any, the first", setFamily},
+	{"kubeconfig", "FILE", "", "file that names the cluster; default the pod's service account, else the file of kubectl", setText(func(s *Settings) *string { return &s.Kubernetes.Kubeconfig })},
+	{"kube-context", "NAME", "", "context of the kubeconfig; default the current one", setText(func(s *Settings) *string { return &s.Kubernetes.Context })},
 	{"haproxy-master", "SOCKET", "", "master socket of an HAProxy that somebody else runs: PATH or unix@PATH", setMaster},
 }
 
@@ -127,6 +132,9 @@ func (in Input) of(name string) text {
 func (in Input) EngineSocket(env func(string) (string, bool)) (path string, ok bool) {
 	host := in.of("docker").value
 	if host == "auto" {
+		if others := driversOf(in.of("driver").value, in.of("db").value); len(others) > 0 && !slices.Contains(others, "docker") {
+			return "", false
+		}
 		if host, _ = env("DOCKER_HOST"); host == "" {
 			host = "unix://" + dockerSocket
 		}
@@ -146,7 +154,10 @@ func (in Input) Settings(host Host) (Settings, error) {
 			return Settings{}, flagError(t.from, t.value, err)
 		}
 	}
-	s.Unasked = !in.of("listen").given && len(s.Nodes) == 0
+	if err := kubernetes(&s, in.of("target-port").given); err != nil {
+		return Settings{}, err
+	}
+	s.Unasked = !in.of("listen").given && len(s.Nodes) == 0 && !s.Kubernetes.On
 	if err := poolPorts(&s, in.of("mgmt-listen").given); err != nil {
 		return Settings{}, err
 	}

@@ -33,6 +33,9 @@ type Settings struct {
 	MgmtTokenFile  string
 	MgmtHosts      []string
 
+	Kubernetes Kubernetes
+	NoNodes    string // the driver because of which there are no nodes of flags and calls; empty: there are
+
 	Docker       bool          // containers' labels are followed
 	DockerHost   string        // engine; empty: what the environment says
 	DockerResync time.Duration // time between two looks at all containers, whatever the events told
@@ -68,6 +71,9 @@ type Settings struct {
 	FirstScreen bool // what is served is shown once after the start
 	LogLevel    slog.Level
 	Warnings    []string // what was accepted and has no effect
+
+	drivers                    []string // that --driver names
+	engineAsked, engineUnasked bool     // whether it names docker, where it names anything
 }
 
 // SharedPort reports whether management is answered on a traffic port.

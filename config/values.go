@@ -114,8 +114,8 @@ func setNodes(s *Settings, text string) error {
 
 // setDB reads the database's URL. The error must not quote it: a password may stand in it.
 func setDB(s *Settings, text string) (err error) {
-	if text == "k8s" {
-		return usage("run one fnlb beside the nodes with --nodes or the API until then", "Kubernetes is not there yet")
+	if text == dbKubernetes {
+		s.Kubernetes.On, text = true, "sqlite3://:memory:"
 	}
 	s.DB, err = store.Parse(text)
 	return err
@@ -364,18 +364,6 @@ func setZipkin(s *Settings, text string) error {
 	return nil
 }
 
-// only accepts the values that work today and refuses the rest with a clear word.
-func only(name string, values ...string) setter {
-	return func(_ *Settings, text string) error {
-		for _, v := range values {
-			if text == v {
-				return nil
-			}
-		}
-		return usage("leave --"+name+" out", "this is not there yet in fnlb %s", Version)
-	}
-}
-
 // dockerSocket is where an engine listens that nobody has told otherwise.
 const dockerSocket = "/var/run/docker.sock"
 
@@ -424,7 +412,7 @@ func classic(s *Settings, host Host) error {
 	case s.DockerHost != "auto":
 		s.Docker = true
 	default:
-		s.DockerHost, s.Docker = "", named && engine != "" || host.Socket(dockerSocket)
+		s.DockerHost, s.Docker = "", s.engineAsked || !s.engineUnasked && (named && engine != "" || host.Socket(dockerSocket))
 	}
 	return nil
 }

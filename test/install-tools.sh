@@ -8,6 +8,7 @@
 #	install-tools.sh proto     buf and the generators of the gRPC contract only
 #	install-tools.sh haproxy   the HAProxy versions only
 #	install-tools.sh debian    the Debian root only
+#	install-tools.sh kubernetes  kube-apiserver, kubectl and etcd only
 #	install-tools.sh run       what `make run` needs: HAProxy
 #	install-tools.sh bench     what the bench needs
 set -euo pipefail
@@ -74,6 +75,42 @@ debian() {
   as_root env FNLB_CACHE="$cache" bash test/install-debian.sh
 }
 
+# The API server and kubectl are built from their own module, once for all clones: that takes minutes.
+kubernetes() {
+  local module=test/kubernetes/apiserver kept version=k8s.io/component-base/version number=v1.34.1
+  kept=$cache/tools/kubernetes-$(cat $module/go.mod $module/go.sum | sha256sum | cut -c1-12)-$(go env GOVERSION)
+  mkdir -p "$kept" bin/tools
+  (
+    flock 9
+    [ -x "$kept/kube-apiserver" ] && [ -x "$kept/kubectl" ] || (
+      cd $module
+      CGO_ENABLED=0 GOFLAGS='' GOBIN=$kept go install -trimpath \
+        -ldflags "-s -w -X $version.gitVersion=$number -X $version.gitMajor=1 -X $version.gitMinor=34" \
+        k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+    )
+    [ -x "$kept/etcd" ] || etcd "$kept"
+  ) 9>"$kept/lock"
+  ln -sf "$kept/kube-apiserver" "$kept/kubectl" "$kept/etcd" bin/tools/
+}
+
+# etcd FOLDER: from Debian's package, which is not installed: that would start a server on the host.
+etcd() {
+  local work
+  work=$(mktemp -d)
+  (
+    cd "$work"
+    [ "$(id -u)" != 0 ] || chown _apt . 2>/dev/null || true # whom apt becomes for the download
+    apt-get -qq download etcd-server 2>/dev/null || {
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+      apt-get -qq download etcd-server
+    }
+    dpkg-deb --extract etcd-server_*.deb .
+    cp usr/bin/etcd "$1/etcd.new"
+    mv "$1/etcd.new" "$1/etcd"
+  )
+  rm -rf "$work"
+}
+
 databases() {
   # Debian's package makes a cluster and starts it, unless it is told before that it shall not; tests start their own.
   if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ ! -e /etc/postgresql-common/createcluster.d/fnlb.conf ]; then
@@ -101,16 +138,18 @@ all)
   proto
   haproxy
   debian
+  kubernetes
   ;;
 packages) test_packages ;;
 lint) lint ;;
 proto) proto ;;
 haproxy) haproxy ;;
 debian) debian ;;
+kubernetes) kubernetes ;;
 run) packages haproxy=haproxy ;;
 bench) packages haproxy=haproxy wrk=wrk nginx=nginx-light ;;
 *)
-  echo "usage: install-tools.sh [packages|lint|proto|haproxy|debian|run|bench]" >&2
+  echo "usage: install-tools.sh [packages|lint|proto|haproxy|debian|kubernetes|run|bench]" >&2
   exit 2
   ;;
 esac

@@ -67,9 +67,10 @@ beside haproxy test/install-tools.sh haproxy
 beside debian test/install-tools.sh debian
 beside linter nice test/install-tools.sh lint
 beside generators nice test/install-tools.sh proto
+beside kubernetes nice test/install-tools.sh kubernetes # minutes where it was never built
 part format formatted || bad+=(format)
 part build compiled || bad+=(build)
-await haproxy debian linter generators
+await haproxy debian linter generators kubernetes
 if [ ${#bad[@]} != 0 ] && [[ " ${bad[*]} " == *" haproxy "* ]]; then
   echo "without the HAProxy versions the tests cannot run"
   exit 1
