@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 
@@ -122,7 +123,7 @@ func (c *client) get(o metav1.ListOptions) *rest.Request {
 	if o.Watch = o.TimeoutSeconds != nil; o.Watch { // a Reflector gives its watches a limit, and its lists none
 		o.Limit = 0
 	}
-	return c.rest.Get().Namespace(c.namespace).Resource(c.resource).
+	return c.rest.Get().MaxRetries(0).Namespace(c.namespace).Resource(c.resource).
 		SpecificallyVersionedParams(&o, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
 }
 
@@ -141,13 +142,34 @@ func (c *client) listKind() runtime.Object {
 	return &discoveryv1.EndpointSliceList{}
 }
 
+// trouble is an error as people read it. It is cut after some hundred bytes: what matters comes first.
+type trouble struct {
+	text  string
+	cause error
+}
+
+func (t *trouble) Error() string { return t.text }
+func (t *trouble) Unwrap() error { return t.cause }
+
 // explained says which right is missing, and what else is for people to mend.
 func (c *client) explained(verb string, err error) error {
+	says := err.Error()
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		says = status.Status().Message
+	}
+	var asked *url.Error // has the whole URL in it
+	if errors.As(err, &asked) {
+		says = asked.Err.Error()
+	}
 	switch {
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s %s in namespace %s: the right to %s %s is missing (a Role needs the verbs list and watch): %w", verb, c.resource, c.namespace, verb, c.resource, err)
+		_, says, _ = strings.Cut(says, "forbidden: ")
+		says = fmt.Sprintf("the right to %s %s is missing (403); a Role in namespace %s needs list and watch: %s", verb, c.resource, c.namespace, says)
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s %s in namespace %s: the API server does not take our token or certificate, which are read again each time: %w", verb, c.resource, c.namespace, err)
+		says = fmt.Sprintf("%s %s in namespace %s: the API server does not take our token or certificate (401), which is read again each time", verb, c.resource, c.namespace)
+	default:
+		says = fmt.Sprintf("%s %s in namespace %s: %s", verb, c.resource, c.namespace, says)
 	}
-	return fmt.Errorf("%s %s in namespace %s: %w", verb, c.resource, c.namespace, err)
+	return &trouble{says, err}
 }

@@ -70,6 +70,10 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // lost notes that the cluster cannot be seen, and why.
 func (s *Source) lost(err error) {
+	var ours *trouble
+	if errors.As(err, &ours) { // without what the Reflector puts before it
+		err = ours
+	}
 	s.mu.Lock()
 	s.away = plain(err.Error())
 	s.mu.Unlock()
@@ -164,7 +168,7 @@ func (n *session) watch(ctx context.Context, o metav1.ListOptions) (watch.Interf
 		case err == nil:
 			n.seen()
 			return w, nil
-		case ctx.Err() != nil, errors.As(err, &status) && !apierrors.IsTooManyRequests(err) && status.Status().Code < 500:
+		case ctx.Err() != nil || errors.As(err, &status) && !apierrors.IsTooManyRequests(err) && status.Status().Code < 500:
 			return nil, err
 		}
 		n.lost(err)
@@ -181,6 +185,9 @@ func (n *session) open(ctx context.Context, o metav1.ListOptions) (watch.Interfa
 	if !late.Stop() && err == nil {
 		w.Stop()
 		err = context.Cause(ctx)
+	}
+	if _, is := w.(*watch.StreamWatcher); err == nil && !is { // client-go makes an empty stream of a connection that was closed
+		err = errors.New("the connection was closed before there was an answer")
 	}
 	if err != nil {
 		err = n.c.explained("watch", err)

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := e2e.Main(m)
-	if err := kubetest.StopShared(); err != nil {
+	if err := errors.Join(kubetest.StopShared(), removeNetwork()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
@@ -39,7 +39,9 @@ type namespace struct {
 	name  string
 	port  int // of all pods
 	token string
-	proxy *storetest.Proxy // between the balancer and the API server
+
+	config string           // kubeconfig, once it is written: one that goes on is started with the same
+	proxy  *storetest.Proxy // between the balancer and the API server
 }
 
 var namespaces, addresses atomic.Int64
@@ -108,7 +110,10 @@ func (n *namespace) grant(verbs ...string) {
 // kubeconfig is one that leads through the proxy with the service account's rights.
 func (n *namespace) kubeconfig() string {
 	n.t.Helper()
-	return n.c.Kubeconfig(n.t, n.proxy.Addr, n.name, n.token, "")
+	if n.config == "" {
+		n.config = n.c.Kubeconfig(n.t, n.proxy.Addr, n.name, n.token, "")
+	}
+	return n.config
 }
 
 // start runs a balancer on the namespace's pods.
