@@ -26,7 +26,7 @@ import (
 // namespaceFile has the namespace of a pod's service account.
 const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
-// Requests a second, and at once: what ends each stream as soon as it has begun must not make us spin.
+// Requests a second, and at once; client-go does not count watches (see session.hold).
 const (
 	requests = 5
 	burst    = 50

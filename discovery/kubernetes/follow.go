@@ -20,13 +20,15 @@ import (
 )
 
 const (
-	firstPause  = 100 * time.Millisecond // before a cluster that went is asked again, doubled from then on
-	maxPause    = 5 * time.Second
-	steady      = 30 * time.Second // a session that lasted for so long was a good one
-	pageSize    = 500              // objects in an answer of a list
-	pageTimeout = 30 * time.Second
-	watchStart  = 30 * time.Second // until the API server has begun to answer a watch
-	listShare   = 20               // lists take at most this part of the time, when one comes after the other
+	firstPause   = 100 * time.Millisecond // before a cluster that went is asked again, doubled from then on
+	maxPause     = 5 * time.Second
+	steady       = 30 * time.Second // a session that lasted for so long was a good one
+	pageSize     = 500              // objects in an answer of a list
+	pageTimeout  = 30 * time.Second
+	watchStart   = 30 * time.Second // until the API server has begun to answer a watch
+	shortWatch   = time.Second      // a watch that lasts no longer has ended at once
+	quickWatches = 3                // of these in a row are followed by the next one at once
+	listShare    = 20               // lists take at most this part of the time, when one comes after the other
 )
 
 // silence keeps the libraries from writing to standard error by themselves: what goes wrong comes back as an error, and is told once.
@@ -96,6 +98,8 @@ type session struct {
 	*Source
 	c       *client
 	listing time.Duration // that the list took of our own time
+	opened  time.Time     // when the last watch was
+	short   int           // watches in a row that ended at once
 }
 
 func (n *session) run(ctx context.Context) (err error) {
@@ -160,6 +164,7 @@ func stripped(p *corev1.Pod) corev1.Pod {
 // watch opens a stream of events. As long as the API server is only away it is asked again from where the last stream ended, which costs
 // it nothing; only when it says that it cannot go on from there everything is listed again.
 func (n *session) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	n.hold(ctx)
 	pause := firstPause
 	for {
 		w, err := n.open(ctx, o)
@@ -167,6 +172,7 @@ func (n *session) watch(ctx context.Context, o metav1.ListOptions) (watch.Interf
 		switch {
 		case err == nil:
 			n.seen()
+			n.opened = time.Now()
 			return w, nil
 		case ctx.Err() != nil || errors.As(err, &status) && !apierrors.IsTooManyRequests(err) && status.Status().Code < 500:
 			return nil, err
@@ -174,6 +180,17 @@ func (n *session) watch(ctx context.Context, o metav1.ListOptions) (watch.Interf
 		n.lost(err)
 		sleep(ctx, jitter(pause))
 		pause = min(2*pause, maxPause)
+	}
+}
+
+// hold pauses when the last watches have ended as soon as they had begun: neither client-go nor its Reflector does, where an event came.
+func (n *session) hold(ctx context.Context) {
+	if time.Since(n.opened) > shortWatch {
+		n.short = 0
+		return
+	}
+	if n.short++; n.short > quickWatches {
+		sleep(ctx, jitter(min(firstPause<<min(n.short-quickWatches, 10), maxPause)))
 	}
 }
 
