@@ -49,7 +49,18 @@ func (o *Options) readPod(p *corev1.Pod) entry {
 	case !o.NotReady && !ready(p):
 		return wait(notReady)
 	}
+	return e.taken()
+}
+
+// taken is the entry that is offered.
+func (e entry) taken() entry {
 	e.take = true
+	return e.named()
+}
+
+func (e entry) named() entry {
+	at := model.Node{IP: e.at.Addr(), Port: e.at.Port()}
+	e.node, e.name = at.String(), at.ServerName()
 	return e
 }
 
@@ -182,8 +193,9 @@ func (e entry) judged(c discoveryv1.EndpointConditions, notReadyToo bool) entry 
 	switch {
 	case terminating:
 		e.last, e.verdict, e.leaving = serving, model.Ignored, beingDeleted
+		e = e.named()
 	case ready || notReadyToo:
-		e.take = true
+		e = e.taken()
 	default:
 		e.verdict, e.reason, e.leaving = model.Waiting, notReady, notReady
 	}

@@ -111,6 +111,9 @@ func TestReadSlice(t *testing.T) {
 	show := func(entries []entry) string {
 		var out []string
 		for _, e := range entries {
+			if (e.take || e.last) && (e.node == "" || e.name == "") {
+				t.Errorf("it has no name: %+v", e)
+			}
 			s := e.owner + " " + e.at.String()
 			switch {
 			case e.take:

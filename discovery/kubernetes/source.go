@@ -65,7 +65,7 @@ type Source struct {
 	away    string // why it is not seen now; empty: it is
 	urgent  bool   // something leaves
 	rows    []model.NodeRow
-	offered map[string]bool // owners in the last Snapshot
+	offered []string // owners in the last Snapshot, sorted
 
 	// Of Run's goroutine alone, and kept over its runs:
 	gone map[string]goneBy // pods that went because the cluster said so, by owner
@@ -83,7 +83,7 @@ var _ discovery.Source = (*Source)(nil)
 
 // New makes a Source; it asks nothing yet.
 func New(o Options) *Source {
-	return &Source{o: o, wake: make(chan struct{}, 1), world: newWorld(), offered: map[string]bool{}, gone: map[string]goneBy{}}
+	return &Source{o: o, wake: make(chan struct{}, 1), world: newWorld(), gone: map[string]goneBy{}}
 }
 
 // Name is "kubernetes".
@@ -185,8 +185,9 @@ func (s *Source) recall(to discovery.Sink) {
 	s.put = ^uint64(0) // of no world of ours
 	s.rows = rowsOf(earlier.Offers)
 	for i := range earlier.Offers {
-		s.offered[earlier.Offers[i].Owner.Name] = true
+		s.offered = append(s.offered, earlier.Offers[i].Owner.Name)
 	}
+	slices.Sort(s.offered)
 	to.Put(earlier)
 }
 
@@ -195,28 +196,20 @@ func (s *Source) snapshot() model.Snapshot {
 	now := s.o.Now()
 	all := s.world.flat(s.o.Service != "")
 	out := model.Snapshot{Source: name}
-	taken := 0
-	for i := range all {
-		if all[i].take {
-			taken++
-		}
-	}
-	out.Offers = make([]model.Offer, 0, taken)
-	servers := make([]model.Server, 0, taken) // of all offers, in one piece
-	offered := make(map[string]bool, taken)
-	for i := range all {
-		e := &all[i]
+	out.Offers = make([]model.Offer, 0, len(all))
+	servers := make([]model.Server, 0, len(all)) // of all offers, in one piece
+	offered, rows := make([]string, 0, len(all)), make([]model.NodeRow, 0, len(all))
+	for _, e := range all {
 		owner := model.Owner{Source: name, Name: e.owner}
 		if e.take {
-			at := model.Node{IP: e.at.Addr(), Port: e.at.Port()}
-			servers = append(servers, model.Server{Service: s.o.Pool, Name: at.ServerName(), IP: at.IP, Port: at.Port, Instance: e.uid})
+			servers = append(servers, model.Server{Service: s.o.Pool, Name: e.name, IP: e.at.Addr(), Port: e.at.Port(), Instance: e.uid})
 			o := model.Offer{Owner: owner, Since: time.Unix(e.since, 0).UTC()}
 			o.Servers = servers[len(servers)-1 : len(servers) : len(servers)]
 			out.Offers = append(out.Offers, o)
-			offered[e.owner] = true
+			offered, rows = append(offered, e.owner), append(rows, model.NodeRow{Node: e.node, Server: e.name})
 			continue
 		}
-		if s.offered[e.owner] {
+		if in(s.offered, e.owner) {
 			s.gone[e.owner] = goneBy{now, e.leaving}
 		}
 		switch e.verdict {
@@ -230,23 +223,28 @@ func (s *Source) snapshot() model.Snapshot {
 	}
 	s.note(all, offered, now)
 	out.Asked = s.asked()
-	s.offered, s.rows = offered, rowsOf(out.Offers)
+	sortRows(rows)
+	s.offered, s.rows = offered, rows
 	return out
 }
 
+func in(sorted []string, owner string) bool {
+	_, found := slices.BinarySearch(sorted, owner)
+	return found
+}
+
 // note keeps why pods went: an event took them away. Of what only a list does not have any more nobody has said anything.
-func (s *Source) note(all []entry, offered map[string]bool, now time.Time) {
-	there := make(map[string]bool, len(all))
-	for i := range all {
-		there[all[i].owner] = true
-	}
-	for owner := range s.offered {
-		if !there[owner] && !s.world.missed[owner] {
+func (s *Source) note(all []*entry, offered []string, now time.Time) {
+	for _, owner := range s.offered {
+		if in(offered, owner) || s.world.missed[owner] {
+			continue
+		}
+		if _, there := slices.BinarySearchFunc(all, owner, func(e *entry, owner string) int { return strings.Compare(e.owner, owner) }); !there {
 			s.gone[owner] = goneBy{now, "deleted"}
 		}
 	}
 	for owner, g := range s.gone {
-		if offered[owner] || now.Sub(g.at) > remembered {
+		if in(offered, owner) || now.Sub(g.at) > remembered {
 			delete(s.gone, owner)
 		}
 	}
@@ -268,6 +266,10 @@ func rowsOf(offers []model.Offer) []model.NodeRow {
 			rows = append(rows, model.NodeRow{Node: model.Node{IP: srv.IP, Port: srv.Port}.String(), Server: srv.Name})
 		}
 	}
-	slices.SortFunc(rows, func(a, b model.NodeRow) int { return strings.Compare(a.Node, b.Node) })
+	sortRows(rows)
 	return rows
+}
+
+func sortRows(rows []model.NodeRow) {
+	slices.SortFunc(rows, func(a, b model.NodeRow) int { return strings.Compare(a.Node, b.Node) })
 }
