@@ -1,7 +1,9 @@
 package pools
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -158,57 +160,86 @@ func TestSpares(t *testing.T) {
 	})
 }
 
-// TestSpareTaken: a pool in the service of a removed one has nothing of it, not even while that one's last request runs.
+// ask gives the body of a page, or what went wrong; it may wait for as long as the test does.
+func (b *balancer) ask(path string) string {
+	req, err := http.NewRequestWithContext(b.T.Context(), http.MethodGet, "http://"+b.HTTP+path, http.NoBody)
+	if err != nil {
+		return err.Error()
+	}
+	req.Close = true
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return err.Error()
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return err.Error()
+	}
+	return string(body)
+}
+
+// TestSpareTaken: while a balancer is away, another one of the same store gives the service of a pool to another pool. That has nothing of the
+// earlier one, not even while that one's last request runs and both change at once, and it is no reload.
 func TestSpareTaken(t *testing.T) {
 	each(t, func(t *testing.T, h haproxytest.HAProxy) {
-		b := start(t, h, "--listen", "")
-		b.addPool("/first/")
-		old := newWeb(t, "old")
+		args := []string{"--listen", "", "--db", "sqlite3://" + filepath.Join(e2e.TempDir(t), "fnlb.db")}
+		b := start(t, h, args...)
+		old, next := newWeb(t, "old"), newWeb(t, "next")
 		old.hold, old.held = make(chan struct{}), make(chan struct{})
 		release := sync.OnceFunc(func() { close(old.hold) })
 		t.Cleanup(release) // before its server is closed, which waits for it
+		b.addPool("/first/")
 		b.add("/first/", old, "")
 		b.waitBody("/first/x", "200 old ")
 		running := make(chan string, 1)
-		go func() {
-			resp, err := http.Get("http://" + b.HTTP + "/first/hold")
-			if err != nil {
-				running <- err.Error()
-				return
-			}
-			running <- resp.Status + text(resp.Body.Close())
-		}()
+		go func() { running <- b.ask("/first/hold") }()
 		<-old.held
-		// All other services are taken, so that the one of the removed pool is the next.
-		for i := range 40 {
-			b.addPool(fmt.Sprintf("/%d/", i))
-		}
-		if _, err := b.RemovePool(b.context(), &pb.RemovePoolReq{Pattern: "/first/"}); err != nil {
+		names := b.services()
+		b.Signal(syscall.SIGKILL) // HAProxy goes on
+		b.WaitExit()
+
+		other := start(t, h, args...)
+		if _, err := other.RemovePool(b.context(), &pb.RemovePoolReq{Pattern: "/first/"}); err != nil {
 			t.Fatal(err)
 		}
-		for i := range 40 {
-			pattern := fmt.Sprintf("/second%d/", i)
-			b.addPool(pattern)
-			b.Eventually(func() string { // on a busy host not yet, but never by a server of the other
-				switch code, body := b.get(pattern + "x"); code {
-				case http.StatusServiceUnavailable:
-					return ""
-				case http.StatusNotFound:
-					return "it is not served yet"
-				default:
-					t.Fatalf("a new pool answers %d %s", code, body)
+		stop(other.Balancer)
+		other.run(h, args...) // it does not know which service was taken lately
+		other.addPool("/second/")
+		other.add("/second/", next, "")
+		other.waitBody("/second/x", "200 next ")
+		stop(other.Balancer)
+
+		ended, asked := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(asked)
+			for {
+				for pattern, wrong := range map[string]string{"/first/": "next", "/second/": "old"} {
+					if body := b.ask(pattern + "y"); strings.HasPrefix(body, wrong) {
+						t.Errorf("%s is served by %s", pattern, wrong)
+					}
 				}
-				return ""
-			})
-		}
+				select {
+				case <-ended:
+					return
+				default:
+				}
+			}
+		}()
+		t.Cleanup(func() { <-asked })
+		finish := sync.OnceFunc(func() { close(ended) })
+		t.Cleanup(finish)
+		b.run(h, args...)
+		b.waitBody("/second/x", "200 next ")
 		b.waitBody("/first/x", "404 ")
-		next := newWeb(t, "next")
-		for i := range 40 {
-			b.add(fmt.Sprintf("/second%d/", i), next, "")
-			b.waitBody(fmt.Sprintf("/second%d/x", i), "200 next ")
+		finish()
+		if got := b.services(); got != names {
+			t.Errorf("%s\nwant %s", got, names)
+		}
+		if n := b.reloads(); n != 0 {
+			t.Errorf("%d reloads: %v", n, b.changes())
 		}
 		release()
-		if got := <-running; got != "200 OK" {
+		if got := <-running; !strings.HasPrefix(got, "old ") {
 			t.Errorf("the request that ran: %s", got)
 		}
 	})
