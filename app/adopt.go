@@ -26,7 +26,7 @@ var oldestHAProxy = conf.Abilities{Version: "2.6", Major: 2, Minor: 6}
 func filesOf(s *config.Settings) supervisor.Files {
 	f := supervisor.Files{Dir: s.RunDir, Config: s.HAProxyConfig, Single: s.HAProxyMaster != ""}
 	if !f.Single {
-		f.Worker = dirsOf(s).workerSocket()
+		f.Worker, f.Peers = dirsOf(s).workerSocket(), dirsOf(s).peersSocket()
 	}
 	return f
 }

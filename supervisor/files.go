@@ -26,6 +26,7 @@ type Files struct {
 	Config string // haproxy.cfg, what HAProxy loads
 	Single bool   // HAProxy reads that file alone: what is ours stands at its end
 	Worker string // socket that the worker opens for rows of changes; "" none
+	Peers  string // socket at which workers hand over their stick tables, if the text has it; "" none
 
 	step func(string) // Options.Step
 }
@@ -72,7 +73,7 @@ func (f Files) Remove(frozen bool) error {
 	if !frozen {
 		errs = append(errs, os.RemoveAll(filepath.Join(f.Dir, Bundled)))
 	}
-	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.PidFile(), f.StatsSocket(), f.Worker} {
+	for _, name := range []string{f.Own(), f.State(), f.Applied(), f.candidate(), f.ownCandidate(), f.PidFile(), f.StatsSocket(), f.Worker, f.Peers} {
 		if name == "" {
 			continue
 		}
