@@ -168,7 +168,7 @@ func (s *Source) AddPool(ctx context.Context, p model.Pool) error {
 	if err := s.o.Conflict(s.offer(pattern, r, serviceOf(pattern))); err != nil {
 		return problem(pattern, model.Conflict, fmt.Sprintf("pattern(%s) is already registered: %v", p.Pattern, err), "")
 	}
-	r.Service = s.reserve(r.Check)
+	r.Service = s.reserve(ctx, r.Check)
 	defer s.release(r.Service)
 	err = s.update(ctx, pattern, func(old []byte) ([]byte, error) {
 		if old != nil {

@@ -167,8 +167,20 @@ func (s *Source) grow(r *rule) {
 }
 
 // reserve chooses the service of a new pool: a slot that has been free for a while before one that was not, so that nothing of the pool
-// that had it is left; one above them where none is free, and "" where the rule has none. It is kept until release.
-func (s *Source) reserve(c model.Check) string {
+// that had it is left; one above them where none is free, and "" where the rule has none, or where nobody knows yet which ones are free. It is
+// kept until release.
+func (s *Source) reserve(ctx context.Context, c model.Check) string {
+	if loaded, _ := s.o.Store.Standing(); !loaded { // we have just begun
+		soon, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		select {
+		case <-s.known:
+		case <-soon.Done():
+		}
+		if loaded, _ := s.o.Store.Standing(); !loaded {
+			return ""
+		}
+	}
 	id := ruleID(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -240,6 +240,36 @@ func TestGrowth(t *testing.T) {
 	})
 }
 
+// TestSlotsUnknown: as long as nobody knows which slots are taken, none is.
+func TestSlotsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.NewMemory()
+		value, err := encode(record{Check: healthz, Service: slotName(ruleID(healthz), 0), Since: begin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db.Put("pools//first", value)
+		db.Refuse(errors.New("connection refused"))
+		m := store.New(store.Options{Name: "memory", Open: db.Open, Log: quiet})
+		w := newWorld(t, m, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = m.Run(ctx) })
+		running.Go(func() { _ = w.Source.Run(ctx, &heard{}) })
+		if slot := w.reserve(ctx, healthz); slot != "" {
+			t.Errorf("reserved %s", slot)
+		}
+		db.Refuse(nil)
+		time.Sleep(10 * time.Second)
+		w.add("/second", healthz)
+		if got := w.services(); got["/first"] != slotName(ruleID(healthz), 0) || got["/second"] != slotName(ruleID(healthz), 1) {
+			t.Errorf("%v", got)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
 // balancers are two that share a database, and that see each other's changes late.
 type balancers struct {
 	*testing.T
