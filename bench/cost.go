@@ -12,21 +12,22 @@ import (
 )
 
 // directives are groups of fnlb's directives that are left out one at a time; a line that matches goes.
-var directives = []struct{ name, pattern string }{
-	{"idle-close-on-response", `^option idle-close-on-response`},
-	{"retry-on", `^(retry-on|http-request disable-l7-retry)\b`},
-	{"retries, redispatch", `^(retries|option redispatch)\b`},
-	{"forwardfor", `^option forwardfor`},
-	{"forwarded headers", `^http-request del-header (X-Forwarded-|Forwarded|X-Real-IP)\b`},
-	{"Proxy, XXX-FXLB-WAIT", `^http-re(quest|sponse) del-header (Proxy|XXX-FXLB-WAIT)\b`},
-	{"Connection rules", `^(acl upgrade|http-request (set-header Connection|del-header (Connection|Upgrade)))\b`},
-	{"all header rules", `^(acl upgrade|http-re(quest|sponse) (del|set)-header|option forwardfor)\b`},
-	{"CONNECT rule", `^http-request deny .*METH_CONNECT`},
-	{"TCP keep-alive", `^(option (clitcpka|srvtcpka)|clitcpka-|srvtcpka-)`},
-	{"timeouts", `^timeout (http-request|http-keep-alive|queue)\b`},
-	{"ignore-probes, dontlognull", `^option (http-ignore-probes|dontlognull)`},
-	{"JSON error bodies", `^http-error\b`},
-	{"all of them", ""}, // any of the above
+var directives = []struct{ name, pattern, instead string }{ // instead stands in place of the first of them
+	{"idle-close-on-response", `^option idle-close-on-response`, ""},
+	{"retry-on", `^(retry-on|http-request disable-l7-retry)\b`, ""},
+	{"retries, redispatch", `^(retries|option redispatch)\b`, ""},
+	{"forwardfor", `^option forwardfor`, ""},
+	{"forwarded headers", `^http-request del-header (X-Forwarded-|Forwarded|X-Real-IP)\b`, ""},
+	{"Proxy, XXX-FXLB-WAIT", `^http-re(quest|sponse) del-header (Proxy|XXX-FXLB-WAIT)\b`, ""},
+	{"Connection rules", `^(acl upgrade|http-request (set-header Connection|del-header (Connection|Upgrade)))\b`, ""},
+	{"all header rules", `^(acl upgrade|http-re(quest|sponse) (del|set)-header|option forwardfor)\b`, ""},
+	{"CONNECT rule", `^http-request deny .*METH_CONNECT`, ""},
+	{"TCP keep-alive", `^(option (clitcpka|srvtcpka)|clitcpka-|srvtcpka-)`, ""},
+	{"timeouts", `^timeout (http-request|http-keep-alive|queue)\b`, ""},
+	{"ignore-probes, dontlognull", `^option (http-ignore-probes|dontlognull)`, ""},
+	{"JSON error bodies", `^http-error\b`, ""},
+	{"load feedback", `^(balance hash|stick-table|acl wait_|http-re(quest|sponse) (allow|track-sc0|sc-set-gpt0|set-var\(txn\.(key|wait|path|draw|share|said|ms|part|mean)\)))`, "  balance uri path-only"},
+	{"all of them", "", ""}, // any of the above
 }
 
 type costFigures []versus
@@ -57,7 +58,7 @@ func (b *bench) cost(ctx context.Context) (any, error) {
 	if err := l.stop(syscall.SIGTERM, 60*time.Second); err != nil {
 		return nil, err
 	}
-	all, err := b.variant(ctx, string(text), l, "all", 0, nil)
+	all, err := b.variant(ctx, string(text), l, "all", 0, nil, "")
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (b *bench) cost(ctx context.Context) (any, error) {
 		if !b.only.MatchString(d.name) {
 			continue
 		}
-		side, err := b.variant(ctx, string(text), l, d.name, i+1, regexp.MustCompile(d.pattern))
+		side, err := b.variant(ctx, string(text), l, d.name, i+1, regexp.MustCompile(d.pattern), d.instead)
 		if err != nil {
 			return nil, fmt.Errorf("without %s: %w", d.name, err)
 		}
@@ -87,8 +88,8 @@ func (b *bench) cost(ctx context.Context) (any, error) {
 	return figures, nil
 }
 
-// variant starts HAProxy on a copy of fnlb's text that lacks some lines. State file and users are fnlb's affair and go as well.
-func (b *bench) variant(ctx context.Context, text string, l *balancer, name string, n int, drop *regexp.Regexp) (*balancer, error) {
+// variant starts HAProxy on a copy of fnlb's text that lacks some lines, or has another one for them. State file and users are fnlb's affair and go as well.
+func (b *bench) variant(ctx context.Context, text string, l *balancer, name string, n int, drop *regexp.Regexp, instead string) (*balancer, error) {
 	p, err := ports(1)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,9 @@ func (b *bench) variant(ctx context.Context, text string, l *balancer, name stri
 	for line := range strings.SplitSeq(text, "\n") {
 		words := strings.TrimSpace(line)
 		if drop != nil && drop.MatchString(words) {
-			dropped++
+			if dropped++; dropped == 1 && instead != "" {
+				kept = append(kept, instead)
+			}
 			continue
 		}
 		if !never.MatchString(words) {

@@ -263,7 +263,7 @@ func (l *balancer) call(ctx context.Context, method, path, body string, into any
 func (l *balancer) settled(ctx context.Context, nodes int) error {
 	err := l.until(ctx, 120*time.Second, l.interval, func() bool {
 		s, err := l.status(ctx)
-		if err != nil || s.Phase != model.Serving || s.Wanted != s.Applied {
+		if err != nil || s.Phase != model.Serving || s.Wanted != s.Applied || s.HAProxy.Behind {
 			return false
 		}
 		up := 0

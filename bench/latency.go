@@ -242,7 +242,7 @@ func (b *bench) alone(ctx context.Context, l *balancer, text string, n *node, pa
 	if line == "" || common == "" {
 		return add, remove, fmt.Errorf("fnlb's text has no server %s", n.addr)
 	}
-	side, err := b.variant(ctx, text, l, "alone", 99, nil)
+	side, err := b.variant(ctx, text, l, "alone", 99, nil, "")
 	if err != nil {
 		return add, remove, err
 	}
