@@ -22,7 +22,7 @@ var flagWords = map[string][]string{
 	"access-log":   {"off", "stdout"},
 	"docker":       {"auto", "off", "unix:///var/run/docker.sock"},
 	"driver":       {"kubernetes", "nodes", "docker", "kubernetes,nodes,docker"},
-	"first-screen": {"on", "off"},
+	"first-screen": {"on", "off"}, "load-feedback": {"on", "off"},
 	"ip-family":    {"any", "ipv4", "ipv6"},
 	"pod-ready":    {"true", "false"},
 }

@@ -32,6 +32,7 @@ var options = []option{
 	{"hc-healthy", "N", "1", "passed checks in a row that bring it back", setSmall(func(s *Settings) *uint8 { return &s.Check.Rise })},
 	{"min-api-version", "X.Y.Z", "0.0.235", "least version in the check's JSON body; empty: any 2xx or 3xx passes", setText(func(s *Settings) *string { return &s.Check.Asks[0].MinVersion })},
 	{"balance-factor", "PERCENT", "0", "load of a node against the average above which its paths spill over (101-65535); 0 off", setBalanceFactor},
+	{"load-feedback", "WHEN", "on", "paths spread over more nodes while nodes say in XXX-FXLB-WAIT that calls wait: on or off", setOnOff(func(s *Settings) *bool { return &s.LoadFeedback })},
 	{"node-maxconn", "N", "0", "requests that a node takes at a time, more wait; 0 no limit", setNodeMaxConn},
 	{"timeout-server", "TIME", "24h", "silence of a node after which a request is given up", setTime(func(s *Settings) *span { return &s.Timeouts.Server }, positive)},
 	{"timeout-client", "TIME", "24h", "silence of a client after which a request is given up", setTime(func(s *Settings) *span { return &s.ClientTimeout }, positive)},
@@ -40,7 +41,7 @@ var options = []option{
 	{"tls-cert", "FILE", "", "PEM file with certificate and key: the traffic port speaks TLS", setText(func(s *Settings) *string { return &s.TLSCert })},
 	{"trusted-proxies", "CIDRS", "", "peers whose X-Forwarded-… headers are believed", setPrefixes(func(s *Settings) *prefixes { return &s.TrustedProxies })},
 	{"access-log", "WHERE", "off", "HAProxy's HTTP log: off, stdout or a file", setAccessLog},
-	{"first-screen", "WHEN", "on", "table of what is served and what is not, once after the start: on or off; none at a LOG_LEVEL above info", setFirstScreen},
+	{"first-screen", "WHEN", "on", "table of what is served and what is not, once after the start: on or off; none at a LOG_LEVEL above info", setOnOff(func(s *Settings) *bool { return &s.FirstScreen })},
 
 	{"mgmt-allow", "CIDRS", "", "who may use /1/lb/…; default loopback and private ranges", setPrefixes(func(s *Settings) *prefixes { return &s.MgmtAllow })},
 	{"mgmt-token-file", "FILE", "", "file with a bearer token that /1/lb/… then asks for", setText(func(s *Settings) *string { return &s.MgmtTokenFile })},

@@ -26,6 +26,7 @@ type Settings struct {
 	ClientTimeout time.Duration
 	NodeMaxConn   uint32
 	BalanceFactor uint16
+	LoadFeedback  bool
 	TLSCert       string // file; empty: plain HTTP
 
 	TrustedProxies []netip.Prefix
@@ -88,6 +89,7 @@ func (s *Settings) Pool(cert string) model.Offer {
 		Rows: model.Rows{Services: []model.Service{{
 			Name:          PoolService,
 			BalanceFactor: s.BalanceFactor,
+			Feedback:      s.LoadFeedback,
 			MaxConn:       s.NodeMaxConn,
 			Check:         s.Check,
 			Timeouts:      s.Timeouts,

@@ -330,12 +330,14 @@ func setAccessLog(s *Settings, text string) error {
 	return setText(func(s *Settings) *string { return &s.AccessLog })(s, text)
 }
 
-func setFirstScreen(s *Settings, text string) error {
-	if text != "on" && text != "off" {
-		return usage("write on or off", "it is neither")
+func setOnOff(field func(*Settings) *bool) func(*Settings, string) error {
+	return func(s *Settings, text string) error {
+		if text != "on" && text != "off" {
+			return usage("write on or off", "it is neither")
+		}
+		*field(s) = text == "on"
+		return nil
 	}
-	s.FirstScreen = text == "on"
-	return nil
 }
 
 func setWait(s *Settings, text string) error {

@@ -148,6 +148,7 @@ type Service struct {
 	Name          string    `json:"name"`
 	Algorithm     Algorithm `json:"algorithm,omitzero"`
 	BalanceFactor uint16    `json:"balance_factor,omitempty"` // of PathHash and Source: hash-balance-factor in percent, above 100; 0 off
+	Feedback      bool      `json:"feedback,omitempty"`       // of PathHash: what servers say in XXX-FXLB-WAIT spreads a path over more of them
 	BasePath      string    `json:"base_path,omitempty"`      // put before the path of each request, which its servers then see and the hash goes by; must pass ValidBasePath
 	Sticky        Sticky    `json:"sticky,omitzero"`
 	Compress      bool      `json:"compress,omitempty"`    // answers with text are sent as gzip to clients that take it
@@ -159,7 +160,7 @@ type Service struct {
 
 // Equal reports whether two rows are the same.
 func (s Service) Equal(t Service) bool {
-	return s.Name == t.Name && s.Algorithm == t.Algorithm && s.BalanceFactor == t.BalanceFactor && s.BasePath == t.BasePath && s.Sticky == t.Sticky &&
+	return s.Name == t.Name && s.Algorithm == t.Algorithm && s.BalanceFactor == t.BalanceFactor && s.Feedback == t.Feedback && s.BasePath == t.BasePath && s.Sticky == t.Sticky &&
 		s.Compress == t.Compress && s.OriginalTo == t.OriginalTo && s.MaxConn == t.MaxConn && s.Timeouts == t.Timeouts && s.Check.Equal(t.Check)
 }
 

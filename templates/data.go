@@ -103,6 +103,7 @@ type Pool struct {
 	Hash           bool       // it needs hash-type consistent
 	SetPath        string     // what http-request set-path takes to put a base path before the path of each request, a format to be quoted; empty: none
 	BalanceFactor  int        // hash-balance-factor; 0: off
+	Feedback       bool       // the wait that servers tell in XXX-FXLB-WAIT spreads a path over more of them
 	MaxConn        int        // of each server; 0: no limit
 	StickySize     int        // addresses of clients that stay with their server; 0: none does
 	StickyExpire   string     // how long after its last request a client's address is remembered
@@ -205,7 +206,10 @@ func newPool(svc model.Service) (Pool, error) {
 	if svc.BalanceFactor > 0 && !algorithm.hash {
 		return Pool{}, fmt.Errorf("balance factor %d: the algorithm %s has none", svc.BalanceFactor, svc.Algorithm)
 	}
-	p := Pool{Name: svc.Name, Balance: algorithm.words, Hash: algorithm.hash, BalanceFactor: int(svc.BalanceFactor), MaxConn: int(svc.MaxConn), Compress: svc.Compress, OriginalTo: svc.OriginalTo}
+	if svc.Feedback && (svc.Algorithm != model.PathHash || svc.Sticky != (model.Sticky{})) {
+		return Pool{}, fmt.Errorf("load feedback: it needs the hash of the path, and no stickiness")
+	}
+	p := Pool{Name: svc.Name, Balance: algorithm.words, Hash: algorithm.hash, BalanceFactor: int(svc.BalanceFactor), Feedback: svc.Feedback, MaxConn: int(svc.MaxConn), Compress: svc.Compress, OriginalTo: svc.OriginalTo}
 	if svc.BasePath != "" {
 		p.SetPath = strings.ReplaceAll(svc.BasePath, "%", "%%") + "%[path]"
 	}

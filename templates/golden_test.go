@@ -84,7 +84,7 @@ func classic() model.State {
 	s.Listeners[0] = model.Listener{Bind: model.Bind{Port: 80}, Name: "port__80", MaxConn: 3000, ClientTimeout: time.Minute}
 	s.Routes[0].Bind.Port, s.Routes[0].Service = 80, "port__80_backends"
 	svc := &s.Services[0]
-	svc.Name, svc.Sticky, svc.Compress, svc.OriginalTo = "port__80_backends", model.Sticky{Size: 200 << 10, Expire: 520 * time.Minute}, true, true
+	svc.Name, svc.Sticky, svc.Compress, svc.OriginalTo, svc.Feedback = "port__80_backends", model.Sticky{Size: 200 << 10, Expire: 520 * time.Minute}, true, true, false
 	svc.Check = model.Check{Kind: model.CheckTCP, Interval: 2 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2}
 	for i := range s.Servers {
 		s.Servers[i].Service = svc.Name
@@ -103,7 +103,7 @@ func routed() model.State {
 	s.Listeners[0].TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	for n, algorithm := range []model.Algorithm{model.TwoRandom, model.LeastConn, model.RoundRobin, model.Source} {
 		svc := s.Services[0]
-		svc.Name, svc.Algorithm, svc.BasePath = algorithm.String(), algorithm, []string{"", "/base%20path/x", "/$'(a)", ""}[n]
+		svc.Name, svc.Algorithm, svc.Feedback, svc.BasePath = algorithm.String(), algorithm, false, []string{"", "/base%20path/x", "/$'(a)", ""}[n]
 		s.Services = append(s.Services, svc)
 		s.Servers = append(s.Servers, servers(svc.Name, addrs("192.0.2.2:80")...)...)
 	}

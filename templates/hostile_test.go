@@ -222,8 +222,12 @@ func TestRefused(t *testing.T) {
 		{"certificate that is not there", func(s *model.State, _ *Globals) { s.Listeners[0].TLS, s.Routes[0].Cert = true, "a.pem" }, "not there"},
 		{"listener's name", func(s *model.State, _ *Globals) { s.Listeners[0].Name = "a b" }, "its name"},
 		{"statistics that lead on", func(s *model.State, _ *Globals) { s.Listeners[0].Statistics = true }, "leads nowhere"},
-		{"sticky without size", func(s *model.State, _ *Globals) { s.Services[0].Sticky.Expire = time.Hour }, "sticky size"},
-		{"sticky for ever", func(s *model.State, _ *Globals) { s.Services[0].Sticky.Size = 1 }, "sticky expire"},
+		{"sticky without size", func(s *model.State, _ *Globals) {
+			s.Services[0].Feedback, s.Services[0].Sticky.Expire = false, time.Hour
+		}, "sticky size"},
+		{"sticky for ever", func(s *model.State, _ *Globals) { s.Services[0].Feedback, s.Services[0].Sticky.Size = false, 1 }, "sticky expire"},
+		{"feedback and stickiness", func(s *model.State, _ *Globals) { s.Services[0].Sticky = model.Sticky{Size: 1, Expire: time.Hour} }, "load feedback"},
+		{"feedback without hash", func(s *model.State, _ *Globals) { s.Services[0].Algorithm = model.LeastConn }, "load feedback"},
 		{"trusted proxy", func(s *model.State, _ *Globals) { s.Listeners[0].TrustedProxies = make([]netip.Prefix, 1) }, "no network"},
 		{"no management socket", func(_ *model.State, g *Globals) { g.ManagementSocket = "" }, "management"},
 		{"management path", func(_ *model.State, g *Globals) { g.ManagementPaths = []string{"-f"} }, "start with /"},

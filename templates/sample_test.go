@@ -20,6 +20,7 @@ func sample(port int, nodes ...netip.AddrPort) model.State {
 		Routes:    []model.Route{{Bind: bind, Service: "nodes"}},
 		Services: []model.Service{{
 			Name:     "nodes",
+			Feedback: true,
 			Check:    model.Check{Interval: 3 * time.Second, Timeout: 5 * time.Second, Rise: 1, Fall: 2, Asks: []model.Ask{{Path: "/version", MinVersion: "0.0.235"}}},
 			Timeouts: model.Timeouts{Connect: 10 * time.Second, Server: 24 * time.Hour, Queue: time.Minute},
 		}},

@@ -76,7 +76,7 @@ func newRouting(node *rawNode, ports []int, patterns [][]string) routing {
 	}
 	for n := -1; n < most; n++ {
 		svc := sample(1).Services[0]
-		svc.Name, svc.BasePath, svc.Algorithm, svc.Check = fmt.Sprintf("s%d", n), fmt.Sprintf("/%d", n), model.TwoRandom, model.Check{Kind: model.CheckOff}
+		svc.Name, svc.BasePath, svc.Algorithm, svc.Feedback, svc.Check = fmt.Sprintf("s%d", n), fmt.Sprintf("/%d", n), model.TwoRandom, false, model.Check{Kind: model.CheckOff}
 		if n < 0 {
 			svc.Name, svc.BasePath = restService, ""
 		}
@@ -429,7 +429,7 @@ func TestRoutesRefused(t *testing.T) {
 		"no such algorithm": {func(s *model.State, _ *model.Route, _ *Globals) { s.Services[0].Algorithm = 99 }, "no algorithm"},
 		"base path":         {func(s *model.State, _ *model.Route, _ *Globals) { s.Services[0].BasePath = "/a\n" }, "base path"},
 		"factor without hash": {func(s *model.State, _ *model.Route, _ *Globals) {
-			s.Services[0].Algorithm, s.Services[0].BalanceFactor = model.TwoRandom, 125
+			s.Services[0].Algorithm, s.Services[0].Feedback, s.Services[0].BalanceFactor = model.TwoRandom, false, 125
 		}, "has none"},
 		"nothing": {func(*model.State, *model.Route, *Globals) {}, ""},
 	} {

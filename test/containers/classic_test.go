@@ -3,11 +3,9 @@ package containers
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,12 +52,7 @@ func TestClassic(t *testing.T) {
 				t.Errorf("the statistics page has neither port__%d_backends nor %s", b.port, web1.Name)
 			}
 			if template == "" {
-				b.Eventually(func() string { // HAProxy hands its tables over when it has waited for those of others
-					if peers := b.ask("show peers"); !regexp.MustCompile(`id=fnlb disabled=0 flags=0x[0-9a-f]*3 `).MatchString(peers) {
-						return "the worker still waits for stick tables: " + peers
-					}
-					return ""
-				})
+				b.WaitTables()
 			}
 			web2 := b.engine.Run(t, dockertest.Options{Name: "web2-" + v, Labels: b.labels()})
 			b.waitServers(web1.Name, web2.Name)
@@ -77,7 +70,7 @@ func TestClassic(t *testing.T) {
 					return ""
 				})
 				b.Eventually(func() string { // a client that comes within these milliseconds is placed by the hash
-					if table := b.ask(fmt.Sprintf("show table port__%d_backends", b.port)); !strings.Contains(table, "key=::ffff:127.0.0.9 ") {
+					if table := b.AskWorker(fmt.Sprintf("show table port__%d_backends", b.port)); !strings.Contains(table, "key=::ffff:127.0.0.9 ") {
 						return "the client is not in the new worker's table: " + table
 					}
 					return ""
@@ -103,24 +96,6 @@ func TestClassic(t *testing.T) {
 			}
 		}
 	})
-}
-
-// ask asks the worker of HAProxy.
-func (b *bench) ask(command string) string {
-	b.T.Helper()
-	conn, err := net.Dial("unix", filepath.Join(b.Dir, "private", "worker.sock"))
-	if err != nil {
-		return err.Error()
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, command+"\n"); err != nil {
-		return err.Error()
-	}
-	answer, err := io.ReadAll(conn)
-	if err != nil {
-		return err.Error()
-	}
-	return string(answer)
 }
 
 func page(t *testing.T, port int) string {
