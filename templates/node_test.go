@@ -133,7 +133,7 @@ func (n *rawNode) connection(c net.Conn) {
 			return
 		}
 		n.mu.Lock()
-		check := strings.HasPrefix(head, "GET /version ")
+		check := strings.HasPrefix(head, "GET ") && strings.Contains(head, "/version HTTP/1.") // also those of others, to a port that was theirs
 		if !check {
 			n.got = append(n.got, head)
 		}
