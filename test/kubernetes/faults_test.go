@@ -247,3 +247,35 @@ func TestSample(t *testing.T) {
 		}
 	})
 }
+
+// TestStalled: an API server that is silent without closing anything is noticed, by client-go's pings, and followed again when it answers.
+func TestStalled(t *testing.T) {
+	t.Parallel()
+	c := kubetest.Shared(t)
+	haproxytest.Each(t, func(t *testing.T, h haproxytest.HAProxy) {
+		if h.Version != "3.0" { // it takes a minute, and HAProxy has no part in it
+			return
+		}
+		n := in(t, c)
+		a := n.pod("a")
+		b := n.start(h)
+		b.WaitOnline(a.Node)
+		mark := len(b.Log())
+		n.proxy.Stall()
+		later := n.pod("later")
+		for end := time.Now().Add(10 * e2e.Patience); !strings.Contains(b.Log()[mark:], "source is down"); {
+			if time.Now().After(end) {
+				t.Fatalf("nobody notices; the log has %s", b.Log()[mark:])
+			}
+			select {
+			case <-b.Exited():
+				t.Fatal("fnlb has ended")
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		b.WaitOnline(a.Node)
+		n.proxy.Resume()
+		b.WaitOnline(nodes(a, later)...)
+		source(b)
+	})
+}
