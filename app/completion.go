@@ -19,12 +19,13 @@ type words struct {
 
 // flagWords are values of flags that are words.
 var flagWords = map[string][]string{
-	"access-log":   {"off", "stdout"},
-	"docker":       {"auto", "off", "unix:///var/run/docker.sock"},
-	"driver":       {"kubernetes", "nodes", "docker", "kubernetes,nodes,docker"},
-	"first-screen": {"on", "off"}, "load-feedback": {"on", "off"},
-	"ip-family":    {"any", "ipv4", "ipv6"},
-	"pod-ready":    {"true", "false"},
+	"access-log":    {"off", "stdout"},
+	"docker":        {"auto", "off", "unix:///var/run/docker.sock"},
+	"driver":        {"kubernetes", "nodes", "docker", "kubernetes,nodes,docker"},
+	"first-screen":  {"on", "off"},
+	"ip-family":     {"any", "ipv4", "ipv6"},
+	"load-feedback": {"on", "off"},
+	"pod-ready":     {"true", "false"},
 }
 
 func completionWords() words {
