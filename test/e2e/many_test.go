@@ -33,7 +33,11 @@ func TestManyAtOnce(t *testing.T) {
 				b.Put(m.Addr)
 			}
 			b.Eventually(func() string {
-				for _, s := range b.Status().Servers {
+				servers := b.Status().Servers
+				if len(servers) != len(n)+len(more) {
+					return fmt.Sprintf("%d servers are known", len(servers))
+				}
+				for _, s := range servers {
 					if s.LastCheck == "" {
 						return s.Name + " was not checked yet"
 					}
