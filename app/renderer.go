@@ -102,7 +102,7 @@ func newRenderer(s *config.Settings, user identity, files supervisor.Files) (*re
 			AccessLog: s.AccessLog != "off", HardStop: s.HardStopAfter, IPv4Only: !hasIPv6(),
 		},
 	}
-	if s.Docker || s.LoadFeedback { // their services have stick tables
+	if s.Docker || s.LoadFeedback && !files.Single { // their services have stick tables
 		r.globals.PeersSocket = dirs.peersSocket()
 	}
 	sum := sha256.New()

@@ -48,6 +48,7 @@ func (c *call) renderBootstrap() error {
 	if err != nil {
 		return err
 	}
+	r.globals.PeersSocket = "" // its folder is not there yet
 	b, err := bootstrapBundle(s, r, c.abilities())
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (c *call) bundleOf(abilities conf.Abilities, servers []model.Server) (conf.
 	if err != nil {
 		return conf.Bundle{}, err
 	}
-	r, err := newRenderer(s, worker, supervisor.Files{Dir: s.RunDir})
+	r, err := newRenderer(s, worker, supervisor.Files{Dir: s.RunDir, Single: s.HAProxyMaster != ""})
 	if err != nil {
 		return conf.Bundle{}, err
 	}
