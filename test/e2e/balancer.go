@@ -246,28 +246,34 @@ func (b *Balancer) change(method, node string) {
 }
 
 func call(addr, method, path, body string, v any) error {
+	data, err := exchange(addr, method, path, body)
+	if err != nil || v == nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// exchange gives the body of an answer; one that is not 200 is an error.
+func exchange(addr, method, path, body string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+path, strings.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Close = true
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	data, err := io.ReadAll(resp.Body)
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: status %d: %s", method, path, resp.StatusCode, data)
+		return nil, fmt.Errorf("%s %s: status %d: %s", method, path, resp.StatusCode, data)
 	}
-	if v != nil {
-		return json.Unmarshal(data, v)
-	}
-	return nil
+	return data, nil
 }
 
 // Status asks for /1/lb/status.
